@@ -1,0 +1,198 @@
+//! Content that was hashed. Whatever comes out of here with an `Ok` matched its digest and its size.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use crate::oci::descriptor::Descriptor;
+use crate::oci::digest::{Digest, Hasher};
+
+/// Hashes and counts content as it passes, and compares at the end.
+pub struct Verifier {
+    digest: Digest,
+    size: u64,
+    seen: u64,
+    hasher: Hasher,
+}
+
+impl Verifier {
+    /// A verifier for the content that `descriptor` names.
+    pub fn new(descriptor: &Descriptor) -> Self {
+        let digest = descriptor.digest.clone();
+        Verifier { hasher: Hasher::new(digest.algorithm()), digest, size: descriptor.size, seen: 0 }
+    }
+
+    /// Takes in the next bytes; refuses the first byte beyond the descriptor's size.
+    pub fn update(&mut self, bytes: &[u8]) -> Result<()> {
+        self.seen += bytes.len() as u64;
+        if self.seen > self.size {
+            return Err(Error::content(format!("{} is longer than its {} bytes", self.digest, self.size)));
+        }
+        self.hasher.update(bytes);
+        Ok(())
+    }
+
+    /// Bytes still to come.
+    pub fn remaining(&self) -> u64 {
+        self.size.saturating_sub(self.seen)
+    }
+
+    /// Compares what passed with the descriptor.
+    pub fn finish(self) -> Result<()> {
+        if self.seen != self.size {
+            return Err(Error::content(format!("{} ended after {} of {} bytes", self.digest, self.seen, self.size)));
+        }
+        let computed = self.hasher.finish();
+        if computed != self.digest {
+            return Err(Error::content(format!("{} has other content: it hashes to {computed}", self.digest)));
+        }
+        Ok(())
+    }
+}
+
+/// Reads content through a [`Verifier`]. Nothing that was read may be believed before [`VerifiedReader::finish`].
+pub struct VerifiedReader<R> {
+    inner: R,
+    verifier: Verifier,
+}
+
+impl<R: Read> VerifiedReader<R> {
+    /// Reads `inner`, which should be the content that `descriptor` names.
+    pub fn new(inner: R, descriptor: &Descriptor) -> Self {
+        VerifiedReader { inner, verifier: Verifier::new(descriptor) }
+    }
+
+    /// Reads what is left, so that nothing can hide behind the end of an archive (faults.md D9), and compares.
+    pub fn finish(mut self) -> Result<()> {
+        let digest = self.verifier.digest.clone();
+        io::copy(&mut self, &mut io::sink()).map_err(|e| Error::io(digest, &e))?;
+        self.verifier.finish()
+    }
+}
+
+impl<R: Read> Read for VerifiedReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.verifier.update(&buffer[..read])?;
+        Ok(read)
+    }
+}
+
+/// Reads small content whole; refuses more than `limit` bytes before it reads any.
+pub fn read_small(reader: impl Read, descriptor: &Descriptor, limit: u64) -> Result<Bytes> {
+    if descriptor.size > limit {
+        return Err(Error::content(format!(
+            "{} has {} bytes, the limit is {limit}",
+            descriptor.digest, descriptor.size
+        )));
+    }
+    let mut reader = VerifiedReader::new(reader, descriptor);
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).map_err(|e| Error::io(&descriptor.digest, &e))?;
+    reader.finish()?;
+    Ok(bytes.into())
+}
+
+/// Checks small content that is already in memory.
+pub fn verify(bytes: &[u8], descriptor: &Descriptor) -> Result<()> {
+    let mut verifier = Verifier::new(descriptor);
+    verifier.update(bytes)?;
+    verifier.finish()
+}
+
+/// Content of ours in an unnamed temporary file: it can be read many times and vanishes with the last reader.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    file: Arc<File>,
+    size: u64,
+}
+
+impl Spool {
+    /// Copies `reader` into a temporary file.
+    pub fn from_reader(reader: &mut impl Read) -> Result<Self> {
+        let mut writer = SpoolWriter::new()?;
+        io::copy(reader, &mut writer).map_err(|e| Error::io("a temporary file", &e))?;
+        Ok(writer.finish())
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads from byte `offset` to the end; readers do not disturb each other.
+    pub fn reader(&self, offset: u64) -> SpoolReader {
+        SpoolReader { spool: self.clone(), offset }
+    }
+}
+
+/// Writes a [`Spool`].
+pub struct SpoolWriter {
+    file: File,
+    size: u64,
+}
+
+impl SpoolWriter {
+    /// An empty, unnamed file in `TMPDIR`.
+    pub fn new() -> Result<Self> {
+        let directory = std::env::temp_dir();
+        let file = tempfile::tempfile_in(&directory).map_err(|e| {
+            Error::io(format!("a temporary file in {}", directory.display()), &e)
+                .hint("set TMPDIR to a directory with space")
+        })?;
+        Ok(SpoolWriter { file, size: 0 })
+    }
+
+    /// What was written, now to be read.
+    pub fn finish(self) -> Spool {
+        Spool { file: Arc::new(self.file), size: self.size }
+    }
+}
+
+impl Write for SpoolWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(buffer)?;
+        self.size += written as u64;
+        Ok(written)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads a [`Spool`].
+pub struct SpoolReader {
+    spool: Spool,
+    offset: u64,
+}
+
+impl Read for SpoolReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.spool.file.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_matching_content_passes() {
+        let descriptor = Descriptor::new("x", Digest::of(b"hello"), 5).unwrap();
+        assert_eq!(read_small(&b"hello"[..], &descriptor, 5).unwrap(), "hello");
+        for wrong in [&b"hell"[..], b"hello!", b"jello", b""] {
+            assert!(read_small(wrong, &descriptor, 100).is_err());
+            assert!(verify(wrong, &descriptor).is_err());
+        }
+        assert!(read_small(&b"hello"[..], &descriptor, 4).is_err());
+        let mut reader = VerifiedReader::new(&b"jello"[..], &descriptor);
+        reader.read_exact(&mut [0; 2]).unwrap();
+        assert!(reader.finish().is_err(), "what was not read counts too");
+    }
+}

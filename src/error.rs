@@ -1,0 +1,158 @@
+//! Errors as sentences for the user: what happened, where and why, and on a line of its own what to do.
+
+use std::fmt;
+
+/// A result whose error is a sentence for the user.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What an error means to the caller; each kind has an exit code of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Input, network or disk failed.
+    Failed,
+    /// The command line asks for something that does not exist or contradicts itself.
+    Usage,
+    /// The image, tag, platform or file is not there.
+    NotFound,
+    /// The registry or the file system said no.
+    Denied,
+    /// Content did not match its digest, or was refused as malformed or hostile.
+    Content,
+    /// A registry's rate limit would make us wait longer than allowed.
+    RateLimited,
+    /// The destination holds something that must not be replaced.
+    DestinationRefused,
+    /// The check itself worked and found something.
+    Findings,
+}
+
+impl Kind {
+    /// The process's exit code for this kind of error.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Kind::Failed => 1,
+            Kind::Usage => 2,
+            Kind::NotFound => 3,
+            Kind::Denied => 4,
+            Kind::Content => 5,
+            Kind::RateLimited => 6,
+            Kind::DestinationRefused => 7,
+            Kind::Findings => 8,
+        }
+    }
+}
+
+/// One sentence about what went wrong, its [`Kind`], and perhaps a hint about what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Inner {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Error {
+    /// An error of `kind`; control characters in `message` are made visible, since parts of it come from images and registries.
+    pub fn new(kind: Kind, message: impl AsRef<str>) -> Self {
+        Error(Box::new(Inner { kind, message: printable(message.as_ref()), hint: None }))
+    }
+
+    /// [`Kind::Failed`].
+    pub fn failed(message: impl AsRef<str>) -> Self {
+        Error::new(Kind::Failed, message)
+    }
+
+    /// [`Kind::Usage`].
+    pub fn usage(message: impl AsRef<str>) -> Self {
+        Error::new(Kind::Usage, message)
+    }
+
+    /// [`Kind::NotFound`].
+    pub fn not_found(message: impl AsRef<str>) -> Self {
+        Error::new(Kind::NotFound, message)
+    }
+
+    /// [`Kind::Content`].
+    pub fn content(message: impl AsRef<str>) -> Self {
+        Error::new(Kind::Content, message)
+    }
+
+    /// An input or output error on `place`, a path or another thing that the user can name.
+    pub fn io(place: impl fmt::Display, error: &std::io::Error) -> Self {
+        // An error of ours that had to travel through `std::io::Read` comes out as it went in.
+        if let Some(inner) = error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
+            return inner.clone().context(place);
+        }
+        let kind = match error.kind() {
+            std::io::ErrorKind::NotFound => Kind::NotFound,
+            std::io::ErrorKind::PermissionDenied => Kind::Denied,
+            _ => Kind::Failed,
+        };
+        Error::new(kind, format!("{place}: {error}"))
+    }
+
+    /// What to do about it, printed on a line of its own.
+    #[must_use]
+    pub fn hint(mut self, hint: impl AsRef<str>) -> Self {
+        self.0.hint = Some(printable(hint.as_ref()));
+        self
+    }
+
+    /// Says where it happened: `place: message`.
+    #[must_use]
+    pub fn context(mut self, place: impl fmt::Display) -> Self {
+        self.0.message = format!("{}: {}", printable(&place.to_string()), self.0.message);
+        self
+    }
+
+    /// What the error means.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// What to do about it, if we know.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        std::io::Error::other(error)
+    }
+}
+
+/// `text` with every control character (newlines too) made visible, so that nothing from an image or a registry can
+/// drive the terminal (faults.md A38).
+pub fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_made_visible() {
+        let error = Error::failed("registry said \u{1b}]0;pwn\u{7}").context("a\nb");
+        assert_eq!(error.to_string(), "a\\nb: registry said \\u{1b}]0;pwn\\u{7}");
+    }
+
+    #[test]
+    fn our_errors_survive_a_trip_through_io() {
+        let io: std::io::Error = Error::content("digest mismatch").hint("fetch it again").into();
+        let error = Error::io("layer 3", &io);
+        assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Content, "layer 3: digest mismatch"));
+        assert_eq!(error.hint_text(), Some("fetch it again"));
+    }
+}

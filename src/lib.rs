@@ -1,0 +1,8 @@
+//! capatch puts a Linux file capability on a binary inside an OCI image that already exists.
+
+pub mod blob;
+pub mod capability;
+pub mod error;
+pub mod layer;
+pub mod oci;
+pub mod transport;

@@ -1,0 +1,8 @@
+//! The OCI data model as pure values: nothing here reads a file or opens a connection.
+
+pub mod descriptor;
+pub mod digest;
+pub mod json;
+pub mod media_type;
+pub mod platform;
+pub mod reference;

@@ -1,0 +1,113 @@
+//! Platforms: operating system, architecture, variant.
+//!
+//! Source: image-spec `image-index.md`, "platform"; containerd's `platforms` for the normal forms.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// What an image runs on. Compare with [`Platform::matches`]: `arm64` and `arm64/v8` are one platform.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+pub struct Platform {
+    /// `linux`, `windows`, …
+    pub os: String,
+    /// `amd64`, `arm64`, …: Go's names.
+    pub architecture: String,
+    /// `v7`, `v8`, …
+    #[serde(default)]
+    pub variant: Option<String>,
+    /// The Windows build that the image needs.
+    #[serde(default, rename = "os.version")]
+    pub os_version: Option<String>,
+}
+
+impl Platform {
+    /// The variant, or the one that the architecture has when none is named.
+    fn effective_variant(&self) -> Option<&str> {
+        match (self.architecture.as_str(), self.variant.as_deref().filter(|v| !v.is_empty())) {
+            ("arm64", None) => Some("v8"),
+            ("arm", None) => Some("v7"),
+            ("amd64", Some("v1")) => None,
+            (_, variant) => variant,
+        }
+    }
+
+    /// Whether an image for `self` is what somebody who asks for `wanted` means.
+    pub fn matches(&self, wanted: &Platform) -> bool {
+        self.os == wanted.os
+            && self.architecture == wanted.architecture
+            && self.effective_variant() == wanted.effective_variant()
+            && wanted.os_version.as_ref().is_none_or(|v| self.os_version.as_ref() == Some(v))
+    }
+
+    /// BuildKit's mark for attestation manifests.
+    pub fn is_unknown(&self) -> bool {
+        self.os == "unknown" && self.architecture == "unknown"
+    }
+}
+
+impl FromStr for Platform {
+    type Err = Error;
+
+    /// `os/architecture` or `os/architecture/variant`, with the usual other names of an architecture (`x86_64`, `aarch64`).
+    fn from_str(text: &str) -> Result<Self> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let valid =
+            |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if !(2..=3).contains(&parts.len()) || !parts.iter().all(valid) {
+            return Err(Error::usage(format!("'{text}' is not a platform"))
+                .hint("write os/architecture or os/architecture/variant, such as linux/amd64 or linux/arm/v7"));
+        }
+        let (architecture, implied) = match parts[1].to_ascii_lowercase().as_str() {
+            "x86_64" | "x86-64" => ("amd64".to_owned(), None),
+            "aarch64" => ("arm64".to_owned(), None),
+            "armhf" => ("arm".to_owned(), Some("v7".to_owned())),
+            "armel" => ("arm".to_owned(), Some("v6".to_owned())),
+            "i386" | "i686" | "x86" => ("386".to_owned(), None),
+            other => (other.to_owned(), None),
+        };
+        let variant = parts.get(2).map(|v| v.to_ascii_lowercase()).or(implied);
+        Ok(Platform { os: parts[0].to_ascii_lowercase(), architecture, variant, os_version: None })
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if let Some(variant) = self.variant.as_deref().filter(|v| !v.is_empty()) {
+            write!(f, "/{variant}")?;
+        }
+        match &self.os_version {
+            Some(version) => write!(f, " ({version})"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms_match_by_their_normal_form() {
+        for (one, other, same) in [
+            ("linux/arm64", "linux/arm64/v8", true),
+            ("linux/aarch64", "linux/arm64", true),
+            ("linux/arm", "linux/arm/v7", true),
+            ("linux/arm/v6", "linux/arm/v7", false),
+            ("linux/amd64", "linux/amd64/v1", true),
+            ("linux/amd64", "linux/amd64/v3", false),
+            ("linux/x86_64", "linux/amd64", true),
+            ("linux/amd64", "windows/amd64", false),
+        ] {
+            let parse = |text: &str| text.parse::<Platform>().unwrap();
+            assert_eq!(parse(one).matches(&parse(other)), same, "{one} {other}");
+        }
+        for bad in ["", "linux", "linux/", "/amd64", "linux/amd64/v1/x", "linux/a b", "all"] {
+            assert!(bad.parse::<Platform>().is_err(), "{bad}");
+        }
+    }
+}

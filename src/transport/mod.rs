@@ -1,0 +1,13 @@
+//! Where images live. One module a place, the same nouns in each; the only user of the network.
+
+pub mod registry;
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::Stream;
+
+use crate::error::Result;
+
+/// Content on its way, in pieces. It was not verified: the consumer hashes it.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
