@@ -66,9 +66,7 @@ impl Object {
 
     /// Sets a member: in its place if it exists, at the end if not.
     pub fn set<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<()> {
-        let raw = serde_json::value::to_raw_value(value)
-            .map_err(|e| Error::failed(format!("member '{name}' cannot be written: {e}")))?;
-        self.0.insert(name.to_owned(), raw);
+        self.0.insert(name.to_owned(), raw(value)?);
         Ok(())
     }
 
@@ -98,6 +96,11 @@ impl Object {
         out.push(b'}');
         out
     }
+}
+
+/// The JSON text of a value, to stand among raw members.
+pub fn raw<T: Serialize + ?Sized>(value: &T) -> Result<Box<RawValue>> {
+    serde_json::value::to_raw_value(value).map_err(|e| Error::failed(format!("cannot be written as JSON: {e}")))
 }
 
 /// Refuses what [`Object::parse`] refuses, in any JSON value.
