@@ -1,1 +1,3 @@
+//! The `capatch` command.
+
 fn main() {}
