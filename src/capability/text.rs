@@ -157,14 +157,16 @@ impl<'a> Parser<'a> {
         let mut list = CapabilitySet::EMPTY;
         loop {
             let start = self.at;
-            let word = self.skip(is_word);
-            list = list.union(match word {
+            match self.skip(is_word) {
                 "" => return Err(self.expected("a capability after \",\"")),
-                word if word.eq_ignore_ascii_case("all") => CapabilitySet::NAMED,
+                // As in libcap (forceall), `all` also takes unnamed numbers back out of the list: 63,all is all.
+                word if word.eq_ignore_ascii_case("all") => list = CapabilitySet::NAMED,
                 word => {
-                    member(word).map_err(|(what, hint)| Parser { at: start, ..*self }.fail(&what).hint(hint))?.into()
+                    let found = member(word);
+                    let found = found.map_err(|(what, hint)| Parser { at: start, ..*self }.fail(&what).hint(hint))?;
+                    list = list.union(found.into());
                 }
-            });
+            }
             if self.peek() != Some(',') {
                 return Ok(list);
             }
@@ -360,6 +362,8 @@ mod tests {
             ("cap_chown=-ep+p", "cap_chown=p"),
             ("=ep 41,63+ep", "=ep 41,63+ep"),
             ("0X3F=p", "= 63+p"),
+            ("63,all=p", "=p"),
+            ("all,63=p", "=p 63+p"),
         ] {
             assert_eq!(text.parse::<FileCapabilities>().unwrap().to_string(), printed, "{text:?}");
         }
