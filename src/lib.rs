@@ -3,6 +3,7 @@
 pub mod blob;
 pub mod capability;
 pub mod error;
+pub mod kong;
 pub mod layer;
 pub mod oci;
 pub mod transport;
