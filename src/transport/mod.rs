@@ -1,17 +1,98 @@
-//! Where images live. One module a place, the same nouns in each; the only user of the network.
 
 pub mod layout;
 pub mod registry;
 
+use std::io::Read;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::future::BoxFuture;
+use futures_util::{Stream, StreamExt, stream};
 
-use crate::error::Result;
+use crate::blob::Spool;
+use crate::error::{Error, Result};
+
 
 /// Content on its way, in pieces. It was not verified: the consumer hashes it.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
 /// Bytes that a manifest, an index, a config or an `index.json` may have (faults.md §5).
 pub const MAX_MANIFEST: u64 = 4 << 20;
+
+/// Content that can be opened again, at any offset: what an upload needs to start over.
+#[derive(Clone)]
+pub enum Content {
+    /// In memory.
+    Bytes(Bytes),
+    /// In a temporary file.
+    Spool(Spool),
+    /// Somewhere else, such as a blob of another transport.
+    Elsewhere(Opener),
+}
+
+/// Opens content at an offset.
+pub type Opener = Arc<dyn Fn(u64) -> BoxFuture<'static, Result<ByteStream>> + Send + Sync>;
+
+impl Content {
+    /// Content that `open` gives from an offset on.
+    pub fn elsewhere<F>(open: impl Fn(u64) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<ByteStream>> + Send + 'static,
+    {
+        Content::Elsewhere(Arc::new(move |offset| Box::pin(open(offset))))
+    }
+
+    /// The content from byte `offset` on.
+    pub async fn open(&self, offset: u64) -> Result<ByteStream> {
+        match self {
+            Content::Bytes(bytes) => {
+                let at = usize::try_from(offset).map_or(bytes.len(), |at| at.min(bytes.len()));
+                let rest = bytes.slice(at..);
+                Ok(Box::pin(stream::iter((!rest.is_empty()).then_some(Ok(rest)))))
+            }
+            Content::Spool(spool) => Ok(from_reader(spool.reader(offset))),
+            Content::Elsewhere(open) => open(offset).await,
+        }
+    }
+
+    /// The content from byte `offset` on, opened when it is first read.
+    pub(crate) fn open_lazily(&self, offset: u64) -> ByteStream {
+        let content = self.clone();
+        let opened = stream::once(async move { content.open(offset).await });
+        Box::pin(opened.flat_map(|opened| match opened {
+            Ok(stream) => stream,
+            Err(error) => Box::pin(stream::iter([Err(error)])) as ByteStream,
+        }))
+    }
+}
+
+impl From<Bytes> for Content {
+    fn from(bytes: Bytes) -> Self {
+        Content::Bytes(bytes)
+    }
+}
+
+impl From<Spool> for Content {
+    fn from(spool: Spool) -> Self {
+        Content::Spool(spool)
+    }
+}
+
+/// Streams what a blocking reader gives, without blocking the caller.
+pub fn from_reader(reader: impl Read + Send + 'static) -> ByteStream {
+    const PIECE: usize = 256 << 10;
+    Box::pin(stream::try_unfold(reader, |mut reader| async move {
+        let read = tokio::task::spawn_blocking(move || {
+            let mut buffer = vec![0; PIECE];
+            let read = reader.read(&mut buffer)?;
+            buffer.truncate(read);
+            Ok::<_, std::io::Error>((Bytes::from(buffer), reader))
+        });
+        let (bytes, reader) = read
+            .await
+            .map_err(|e| Error::failed(format!("reading stopped: {e}")))?
+            .map_err(|e| Error::io("reading content", &e))?;
+        Ok((!bytes.is_empty()).then_some((bytes, reader)))
+    }))
+}

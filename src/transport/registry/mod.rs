@@ -1,1 +1,323 @@
-//! The registry client.
+//! Registries: a client for the distribution specification.
+//!
+//! Every request goes through one function (`http::send`), which authenticates, follows redirects by hand, waits and
+//! tries again; every hop away from the registry goes through another (`origin::allow_hop`). Headers are hints: content
+//! is known by the digest of its bytes.
+//!
+//! `docker.io` is served by `registry-1.docker.io`. Plain http is spoken with the hosts that
+//! [`Options::plain_http`] names, and with `localhost` and loopback addresses unless certificates are configured; a
+//! failed https connection never falls back to it.
+
+mod auth;
+mod challenge;
+mod chunks;
+mod credentials;
+mod download;
+mod http;
+mod manifest;
+mod network;
+mod origin;
+mod refusal;
+mod retry;
+mod upload;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reqwest::header::CONTENT_LENGTH;
+use reqwest::{Method, StatusCode};
+use url::{Host, Url};
+
+use self::auth::Access;
+use self::http::{Outcome, Request};
+use self::origin::{Origin, Reach};
+use crate::error::{Error, Result};
+use crate::oci::descriptor::Descriptor;
+use crate::oci::digest::Digest;
+use crate::oci::reference::{self, Target};
+use crate::transport::{ByteStream, Content};
+
+/// The largest manifest or index that is read or written.
+pub const MANIFEST_LIMIT: usize = 4 << 20;
+
+/// How to talk to registries.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `HOST` or `HOST:PORT` of registries that speak plain http.
+    pub plain_http: Vec<String>,
+    /// Certificate authorities to trust beside the system's, in PEM form.
+    pub ca_file: Option<PathBuf>,
+    /// A directory with a `HOST[:PORT]` directory of `*.crt`, `*.cert` and `*.key` for each host; without it,
+    /// `/etc/containers/certs.d`, `/etc/docker/certs.d` and `~/.config/containers/certs.d` are searched.
+    pub cert_dir: Option<PathBuf>,
+    /// The only file to read credentials from; without it, Docker's and Podman's files are searched.
+    pub auth_file: Option<PathBuf>,
+    /// `HOST` or `HOST:PORT` of token services that may have a registry's credentials although they are elsewhere.
+    pub realm_hosts: Vec<String>,
+    /// The longest wait that a registry may ask for.
+    pub max_wait: Duration,
+    /// How long a connection may stay silent.
+    pub stall: Duration,
+    /// The unit of the waits between attempts; they grow exponentially from it, with jitter.
+    pub retry_base: Duration,
+    /// The largest piece of a chunked upload, should a registry insist on one.
+    pub chunk: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            plain_http: Vec::new(),
+            ca_file: None,
+            cert_dir: None,
+            auth_file: None,
+            realm_hosts: Vec::new(),
+            max_wait: Duration::from_secs(60),
+            stall: Duration::from_secs(60),
+            retry_base: Duration::from_millis(250),
+            // GHCR takes no more in one PATCH (faults.md E5).
+            chunk: 4 << 20,
+        }
+    }
+}
+
+/// Connections, credentials and tokens for any number of registries. Clones share them.
+#[derive(Clone)]
+pub struct Client(Arc<Shared>);
+
+struct Shared {
+    options: Options,
+    network: network::Network,
+    credentials: credentials::Credentials,
+    auth: auth::Cache,
+    traffic: Counters,
+    gates: Mutex<HashMap<Origin, Instant>>,
+    reaches: Mutex<HashMap<Origin, Reach>>,
+}
+
+#[derive(Default)]
+struct Counters {
+    downloaded: AtomicU64,
+    uploaded: AtomicU64,
+    requests: AtomicU64,
+}
+
+/// What went over the network so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes of bodies received.
+    pub downloaded: u64,
+    /// Bytes of blobs sent, repeated ones too.
+    pub uploaded: u64,
+    /// Requests sent.
+    pub requests: u64,
+}
+
+impl Client {
+    /// A client; nothing is connected and no credentials are read before they are needed.
+    pub fn new(options: Options) -> Result<Self> {
+        if let Some(file) = options.ca_file.as_ref().filter(|file| !file.is_file()) {
+            return Err(Error::usage(format!("--ca-file {}: no such file", file.display())));
+        }
+        Ok(Client(Arc::new(Shared {
+            credentials: credentials::Credentials::new(options.auth_file.clone(), |name| std::env::var_os(name)),
+            options,
+            network: network::Network::default(),
+            auth: auth::Cache::default(),
+            traffic: Counters::default(),
+            gates: Mutex::default(),
+            reaches: Mutex::default(),
+        })))
+    }
+
+    /// A repository, to be read from.
+    pub fn repository(&self, name: &reference::Repository) -> Result<Repository> {
+        let home = home(&self.0.options, &name.registry)?;
+        Ok(Repository { client: self.clone(), name: name.clone(), home, actions: "pull" })
+    }
+
+    /// What went over the network so far.
+    pub fn traffic(&self) -> Traffic {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counters { downloaded, uploaded, requests } = &self.0.traffic;
+        Traffic { downloaded: count(downloaded), uploaded: count(uploaded), requests: count(requests) }
+    }
+}
+
+/// Where the API of a registry is.
+fn home(options: &Options, registry: &str) -> Result<Origin> {
+    let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
+    let origin = |scheme: &str| {
+        let url = Url::parse(&format!("{scheme}://{host}/"))
+            .map_err(|e| Error::usage(format!("'{registry}' is not a registry host: {e}")))?;
+        Origin::of(&url)
+    };
+    let (http, https) = (origin("http")?, origin("https")?);
+    let name = http.host();
+    let loopback = match name {
+        Host::Domain(name) => name == "localhost",
+        Host::Ipv4(_) | Host::Ipv6(_) => http.reach() == Some(Reach::Loopback),
+    };
+    let certificates = || options.ca_file.is_some() || network::certificates(options, &https).is_some();
+    let plain = options.plain_http.iter().any(|entry| http.is_named(entry));
+    Ok(if plain || (loopback && !certificates()) { http } else { https })
+}
+
+/// A manifest or index as a registry stores it.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// The `Content-Type` of the answer; empty if there was none.
+    pub media_type: String,
+    /// The digest of `bytes`, computed.
+    pub digest: Digest,
+    /// The document.
+    pub bytes: Bytes,
+}
+
+/// How a blob got to where it was pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// The registry already had it in another repository.
+    Mounted,
+    /// Its content was sent.
+    Uploaded,
+}
+
+/// What a registry made of a manifest.
+#[derive(Debug)]
+#[must_use]
+pub enum Stored {
+    /// It is there, and reads back as it was sent.
+    Stored,
+    /// The registry misses a blob of it, whatever it answered when asked for that blob: push them all, then try again
+    /// (faults.md E17). The error is what to say if that was tried.
+    BlobUnknown(Error),
+}
+
+/// A repository of a registry.
+#[derive(Clone)]
+pub struct Repository {
+    client: Client,
+    name: reference::Repository,
+    home: Origin,
+    actions: &'static str,
+}
+
+impl Repository {
+    /// The same repository, to be written to: tokens are asked for both, so that one serves all requests.
+    #[must_use]
+    pub fn for_push(mut self) -> Self {
+        self.actions = "pull,push";
+        self
+    }
+
+    /// Registry and path.
+    pub fn name(&self) -> &reference::Repository {
+        &self.name
+    }
+
+    fn url(&self, rest: &str) -> Result<Url> {
+        let text = format!("{}/v2/{}/{rest}", self.home, self.name.path);
+        Url::parse(&text).map_err(|e| Error::failed(format!("{text} is not a URL: {e}")))
+    }
+
+    fn scopes(&self) -> Vec<String> {
+        vec![format!("repository:{}:{}", self.name.path, self.actions)]
+    }
+
+    fn access<'a>(&'a self, scopes: &'a [String]) -> Access<'a> {
+        Access { home: &self.home, repository: &self.name, scopes }
+    }
+
+    /// Fetches a manifest with one request. By digest the bytes are verified, by tag the digest is computed from them.
+    /// `None` if the registry says that there is no such manifest or repository.
+    pub async fn manifest(&self, target: &Target) -> Result<Option<Manifest>> {
+        manifest::fetch(self, target).await
+    }
+
+    /// Whether the repository has a blob. Registries have been wrong about this.
+    pub async fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
+        let what = format!("blob {} of {}", descriptor.digest, self.name);
+        let url = self.url(&format!("blobs/{}", descriptor.digest))?;
+        let scopes = self.scopes();
+        let access = self.access(&scopes);
+        let request = Request::new(Method::HEAD, url.clone());
+        match http::send(&self.client.0, Some(&access), &request, &what).await? {
+            Outcome::Success(response) => {
+                // A length of 0 is what some proxies make of any HEAD.
+                let length = response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+                Ok(length.is_none_or(|length| length == 0 || length == descriptor.size))
+            }
+            Outcome::Refused(refusal) if matches!(refusal.status.as_u16(), 404 | 405 | 501) => Ok(false),
+            Outcome::Refused(refusal) if refusal.status == StatusCode::FORBIDDEN => {
+                // The answer to a HEAD has no body that could say why (faults.md B21).
+                let request = Request::new(Method::GET, url);
+                match http::send(&self.client.0, Some(&access), &request, &what).await? {
+                    Outcome::Refused(refusal) if refusal.status == StatusCode::NOT_FOUND => Ok(false),
+                    outcome => outcome.into_result(&what).map(|_| true),
+                }
+            }
+            outcome => outcome.into_result(&what).map(|_| true),
+        }
+    }
+
+    /// The content of a blob from byte `offset` on, resumed when the connection breaks. The consumer hashes it.
+    pub async fn blob(&self, descriptor: &Descriptor, offset: u64) -> Result<ByteStream> {
+        download::open(self, descriptor, offset).await
+    }
+
+    /// Mounts a blob from the repository `from` of the same registry, or uploads `content`, which is hashed in passing:
+    /// the upload of anything but what `descriptor` names is never completed.
+    pub async fn push_blob(&self, descriptor: &Descriptor, content: &Content, from: Option<&str>) -> Result<Pushed> {
+        upload::push(self, descriptor, content, from).await
+    }
+
+    /// Stores a manifest under a tag or its digest, and reads it back by digest.
+    pub async fn push_manifest(&self, target: &Target, media_type: &str, bytes: Bytes) -> Result<Stored> {
+        manifest::push(self, target, media_type, bytes).await
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_loopback_and_named_hosts_only() {
+        let options = Options {
+            plain_http: vec!["plain.io".into(), "port.io:5000".into()],
+            cert_dir: Some("/does/not/exist".into()),
+            ..Options::default()
+        };
+        for (registry, origin) in [
+            ("docker.io", "https://registry-1.docker.io"),
+            ("ghcr.io", "https://ghcr.io"),
+            ("localhost", "http://localhost"),
+            ("localhost:5000", "http://localhost:5000"),
+            ("127.0.0.1:5000", "http://127.0.0.1:5000"),
+            ("127.9.9.9", "http://127.9.9.9"),
+            ("[::1]:5000", "http://[::1]:5000"),
+            ("localhost.evil.com", "https://localhost.evil.com"),
+            ("127.0.0.1.evil.com", "https://127.0.0.1.evil.com"),
+            ("x.localhost", "https://x.localhost"),
+            ("registry.local", "https://registry.local"),
+            ("10.0.0.1:5000", "https://10.0.0.1:5000"),
+            ("plain.io", "http://plain.io"),
+            ("plain.io:81", "http://plain.io:81"),
+            ("port.io:5000", "http://port.io:5000"),
+            ("port.io", "https://port.io"),
+        ] {
+            assert_eq!(home(&options, registry).unwrap().to_string(), origin, "{registry}");
+        }
+        let trusting = Options { ca_file: Some("/some/ca.pem".into()), ..Options::default() };
+        assert_eq!(home(&trusting, "localhost:5000").unwrap().to_string(), "https://localhost:5000");
+    }
+}

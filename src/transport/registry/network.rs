@@ -1,0 +1,245 @@
+//! Connections: TLS trust by host, proxies, the addresses behind names, and network errors as sentences.
+
+use std::collections::HashMap;
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Certificate, Client, Identity, redirect};
+use url::Host;
+
+use super::origin::{Origin, Reach};
+use super::{Options, lock};
+use crate::error::{Error, Kind, Result};
+
+/// One HTTP client for each way to trust a host.
+#[derive(Default)]
+pub(super) struct Network {
+    clients: Mutex<HashMap<Trust, Client>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Trust {
+    https: bool,
+    /// Without a proxy.
+    direct: bool,
+    /// `certs.d/HOST[:PORT]`.
+    certificates: Option<PathBuf>,
+    guard: Option<u8>,
+}
+
+impl Network {
+    /// The client for `origin`. With a `guard`, names that lead to an address of a smaller reach are not dialled.
+    pub(super) fn client(&self, options: &Options, origin: &Origin, guard: Option<Reach>) -> Result<Client> {
+        let trust = Trust {
+            https: origin.is_https(),
+            direct: origin.reach() == Some(Reach::Loopback),
+            certificates: if origin.is_https() { certificates(options, origin) } else { None },
+            guard: guard.map(|reach| reach as u8),
+        };
+        if let Some(client) = lock(&self.clients).get(&trust) {
+            return Ok(client.clone());
+        }
+        let client = build(options, &trust, guard)?;
+        lock(&self.clients).insert(trust, client.clone());
+        Ok(client)
+    }
+}
+
+fn build(options: &Options, trust: &Trust, guard: Option<Reach>) -> Result<Client> {
+    let mut builder = Client::builder()
+        .user_agent(concat!("capatch/", env!("CARGO_PKG_VERSION")))
+        // The Referer would carry a signed query to the next host (faults.md A17).
+        .referer(false)
+        .redirect(redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .http2_adaptive_window(true)
+        .connect_timeout(Duration::from_secs(10).min(options.stall))
+        .pool_idle_timeout(Duration::from_secs(30));
+    if trust.direct {
+        builder = builder.no_proxy();
+    }
+    if let Some(reach) = guard {
+        builder = builder.dns_resolver(Guard { reach });
+    }
+    if trust.https {
+        let mut roots = Vec::new();
+        if let Some(file) = &options.ca_file {
+            roots.extend(pem_certificates(file)?);
+        }
+        if let Some(directory) = &trust.certificates {
+            for file in with_extension(directory, "crt")? {
+                roots.extend(pem_certificates(&file)?);
+            }
+            if let Some(file) = with_extension(directory, "cert")?.first() {
+                let key = file.with_extension("key");
+                let mut pem = read(file)?;
+                pem.push(b'\n');
+                pem.extend(read(&key)?);
+                let identity = Identity::from_pem(&pem).map_err(|_| {
+                    Error::failed(format!(
+                        "{} and {} are not a PEM certificate and its key",
+                        file.display(),
+                        key.display()
+                    ))
+                })?;
+                builder = builder.identity(identity);
+            }
+        }
+        builder = builder.tls_certs_merge(roots);
+    } else {
+        // Plain http must work where no certificate store is installed.
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().map_err(|e| Error::failed(format!("cannot set up TLS: {}", innermost(&e))))
+}
+
+/// The `certs.d` directory of a host, in the layout of Docker and Podman.
+pub(super) fn certificates(options: &Options, origin: &Origin) -> Option<PathBuf> {
+    let parents = match &options.cert_dir {
+        Some(directory) => vec![directory.clone()],
+        None => ["/etc/containers/certs.d", "/etc/docker/certs.d"]
+            .into_iter()
+            .map(PathBuf::from)
+            .chain(std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config/containers/certs.d")))
+            .collect(),
+    };
+    let bare = origin.host().to_string();
+    let names = if origin.host_port() == format!("{bare}:443") {
+        vec![bare.clone(), origin.host_port()]
+    } else {
+        vec![origin.host_port()]
+    };
+    parents.iter().flat_map(|parent| names.iter().map(|name| parent.join(name))).find(|path| path.is_dir())
+}
+
+fn with_extension(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let io = |e: std::io::Error| Error::io(directory.display(), &e);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|e| e == extension) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file).map_err(|e| Error::io(file.display(), &e))
+}
+
+fn pem_certificates(file: &Path) -> Result<Vec<Certificate>> {
+    match Certificate::from_pem_bundle(&read(file)?) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(Error::failed(format!("{}: no certificate in PEM form", file.display()))),
+    }
+}
+
+/// Resolves names for hosts that a registry sent us to (faults.md A6).
+struct Guard {
+    reach: Reach,
+}
+
+impl Resolve for Guard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (name, reach) = (name.as_str().to_owned(), self.reach);
+        Box::pin(async move {
+            let all: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            if is_proxy(&name) {
+                return Ok(Box::new(all.into_iter()) as Addrs);
+            }
+            let allowed: Vec<_> = all
+                .into_iter()
+                .filter(|address| {
+                    let there = Reach::of(address.ip());
+                    there <= reach && there != Reach::Special
+                })
+                .collect();
+            if allowed.is_empty() {
+                return Err(Error::new(
+                    Kind::Content,
+                    format!("{name} has a private address and the registry's is not: refused"),
+                )
+                .into());
+            }
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Whether `name` is a proxy that the environment names: the user's choice, and it does the dialling.
+fn is_proxy(name: &str) -> bool {
+    ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].iter().any(|variable| {
+        let Ok(value) = std::env::var(variable) else { return false };
+        let value = if value.contains("://") { value } else { format!("http://{value}") };
+        url::Url::parse(&value).is_ok_and(|url| matches!(url.host(), Some(Host::Domain(host)) if host == name))
+    })
+}
+
+/// A request without an answer.
+pub(super) struct Lost {
+    pub(super) error: Error,
+    /// The connection was never made, so nothing can have happened at the other end.
+    pub(super) unsent: bool,
+    /// Another attempt would end the same way.
+    pub(super) hopeless: bool,
+}
+
+/// A sentence for a network error on `host`. URLs stay out: they may carry signatures.
+pub(super) fn explain(error: reqwest::Error, host: &str) -> Lost {
+    let error = error.without_url();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(ours) = cause.downcast_ref::<Error>() {
+            return Lost { error: ours.clone(), unsent: error.is_connect(), hopeless: true };
+        }
+        // io::Error hides what it wraps from source().
+        if let Some(ours) = cause.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()?.downcast_ref::<Error>())
+        {
+            return Lost { error: ours.clone(), unsent: error.is_connect(), hopeless: true };
+        }
+        source = cause.source();
+    }
+    let why = if error.is_timeout() { "it does not answer".to_owned() } else { innermost(&error) };
+    if error.is_builder() {
+        return Lost { error: Error::failed(format!("{host}: {why}")), unsent: true, hopeless: true };
+    }
+    if !error.is_connect() {
+        return Lost {
+            error: Error::failed(format!("the connection to {host} broke: {why}")),
+            unsent: false,
+            hopeless: false,
+        };
+    }
+    let sentence = Error::failed(format!("cannot connect to {host}: {why}"));
+    let (error, hopeless) = if why.contains("corrupt message") || why.contains("InvalidContentType") {
+        (sentence.hint(format!("if the registry speaks plain http, say --plain-http {host}")), true)
+    } else if why.contains("certificate") {
+        (sentence.hint("if the registry has a certificate authority of its own, name it with --ca-file"), true)
+    } else {
+        (sentence, false)
+    };
+    Lost { error, unsent: true, hopeless }
+}
+
+/// The last cause, without the number that the system puts behind it.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    let text = cause.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    match (chars.next(), chars.next()) {
+        (Some(first), Some(second)) if first.is_ascii_uppercase() && second.is_ascii_lowercase() => {
+            format!("{}{}", first.to_ascii_lowercase(), &text[1..])
+        }
+        _ => text.to_owned(),
+    }
+}

@@ -1,0 +1,146 @@
+//! Answers that are no success, made into sentences (distribution-spec, "Error codes").
+
+use std::time::Duration;
+
+use reqwest::{Response, StatusCode};
+use serde_json::Value;
+use url::Url;
+
+use super::origin::redacted;
+use crate::error::{Error, Kind};
+
+const BODY_LIMIT: usize = 64 << 10;
+const SHOWN: usize = 500;
+
+/// A status that is no success, and what the registry said with it.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    /// `MANIFEST_UNKNOWN` and so on; empty if the body names none.
+    pub(super) code: String,
+    message: String,
+    url: Url,
+    /// Where the credentials came from that were refused.
+    pub(super) login: Option<String>,
+    /// The registry that refused, for hints about logging in.
+    pub(super) registry: Option<String>,
+    /// `Location` and `Range` of an upload session, if they came with it.
+    pub(super) headers: reqwest::header::HeaderMap,
+}
+
+impl Refusal {
+    /// Reads at most 64 KiB of the body, whatever it is.
+    pub(super) async fn read(mut response: Response, stall: Duration) -> Self {
+        let mut body = Vec::new();
+        while let Ok(Ok(Some(chunk))) = tokio::time::timeout(stall, response.chunk()).await {
+            body.extend_from_slice(&chunk[..chunk.len().min(BODY_LIMIT - body.len())]);
+            if body.len() == BODY_LIMIT {
+                break;
+            }
+        }
+        let (code, message) = first_error(&body);
+        Refusal {
+            status: response.status(),
+            code,
+            message,
+            url: response.url().clone(),
+            login: None,
+            registry: None,
+            headers: response.headers().clone(),
+        }
+    }
+
+    /// `: CODE, message`, or nothing if the body was empty.
+    pub(super) fn said(&self) -> String {
+        match (self.code.as_str(), self.message.as_str()) {
+            ("", "") => String::new(),
+            ("", message) => format!(": {message}"),
+            (code, "") => format!(": {code}"),
+            (code, message) => format!(": {code}, {message}"),
+        }
+    }
+
+    /// GHCR limits the rate with a 403.
+    pub(super) fn mentions_rate_limit(&self) -> bool {
+        let said = self.said().to_ascii_lowercase();
+        said.contains("rate limit") || self.code == "TOOMANYREQUESTS"
+    }
+
+    /// The sentence for the user; `what` is what could not be had or done.
+    pub(super) fn into_error(self, what: &str) -> Error {
+        let status = self.status.as_u16();
+        let said = self.said();
+        let registry = self.registry.as_deref().unwrap_or_default();
+        match (status, &self.login) {
+            (401 | 403, Some(login)) => Error::new(
+                Kind::Denied,
+                format!("{what}: authenticated with the credentials from {login}, but denied ({status}){said}"),
+            )
+            .hint("check that this account may do that, and that the repository exists"),
+            (401, None) if registry.is_empty() => {
+                Error::new(Kind::Denied, format!("{what}: {} wants a login (401){said}", redacted(&self.url)))
+            }
+            (401 | 403, None) => Error::new(Kind::Denied, format!("{what}: denied, not logged in ({status}){said}"))
+                .hint(format!("the repository may be private or may not exist; log in with: skopeo login {registry}")),
+            (404, _) => Error::not_found(format!("{what}: not found (404){said}"))
+                .hint("check the name; registries also say «not found» of what one may not see"),
+            (429, _) => Error::new(Kind::RateLimited, format!("{what}: rate limited{said}")),
+            _ => Error::failed(format!("{what}: {} answered {}{said}", redacted(&self.url), self.status)),
+        }
+    }
+}
+
+/// Code and message of the first error in the envelope; of anything else, the beginning of the text.
+fn first_error(body: &[u8]) -> (String, String) {
+    let short = |text: &str| text.chars().take(SHOWN).collect::<String>().trim().to_owned();
+    if let Ok(value) = serde_json::from_slice::<Value>(body) {
+        let first = value.get("errors").and_then(|errors| errors.get(0)).unwrap_or(&value);
+        let text = |name: &str| first.get(name).and_then(Value::as_str).map(short).unwrap_or_default();
+        let message = match (text("message"), text("details"), text("detail")) {
+            (message, ..) if !message.is_empty() => message,
+            (_, details, _) if !details.is_empty() => details,
+            (.., detail) => detail,
+        };
+        let (code, error) = (text("code"), text("error"));
+        let code = if code.is_empty() { error } else { code };
+        if !(code.is_empty() && message.is_empty()) {
+            return (code.to_ascii_uppercase(), message);
+        }
+    }
+    let text = String::from_utf8_lossy(body);
+    let text = text.trim();
+    let lower = text.get(..text.len().min(15)).unwrap_or_default().to_ascii_lowercase();
+    if lower.starts_with("<!doctype") || lower.starts_with("<html") {
+        return (String::new(), "an HTML page".to_owned());
+    }
+    (String::new(), short(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_bodies() {
+        let deep = "[".repeat(10_000);
+        for (body, code, message) in [
+            (r#"{"errors":[{"code":"DENIED","message":"no"},{"code":"X"}]}"#, "DENIED", "no"),
+            (r#"{"errors":[{"code":"denied"}]}"#, "DENIED", ""),
+            (r#"{"errors":[]}"#, "", r#"{"errors":[]}"#),
+            (r#"{"errors":null,"message":"m"}"#, "", "m"),
+            (
+                r#"{"error":"invalid_grant","details":"incorrect username or password"}"#,
+                "INVALID_GRANT",
+                "incorrect username or password",
+            ),
+            (r#"{"details":"incorrect username or password"}"#, "", "incorrect username or password"),
+            ("Too Many Requests (HAP429)", "", "Too Many Requests (HAP429)"),
+            ("<!DOCTYPE html><p>x", "", "an HTML page"),
+            ("", "", ""),
+            (&deep, "", &deep[..SHOWN]),
+        ] {
+            assert_eq!(first_error(body.as_bytes()), (code.to_owned(), message.to_owned()), "{body}");
+        }
+        assert_eq!(first_error(b"\xff\xfe").1, "\u{fffd}\u{fffd}");
+    }
+}
