@@ -1,0 +1,569 @@
+//! A registry in this process, on a port of 127.0.0.1: real storage, optional authentication, a log of all requests,
+//! and a hook that can answer any request otherwise, or break off in the middle.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use capatch::oci::digest::{Digest, Hasher};
+
+/// How the registry wants to be asked.
+#[derive(Clone, Default)]
+pub enum Auth {
+    #[default]
+    None,
+    Basic(&'static str, &'static str),
+    Bearer(Bearer),
+}
+
+/// Token authentication; the token service is the registry's own `/token` unless `realm` says otherwise.
+#[derive(Clone, Default)]
+pub struct Bearer {
+    pub user: &'static str,
+    pub password: &'static str,
+    pub identity: &'static str,
+    pub realm: Option<String>,
+    /// Whether tokens to pull are given to anybody.
+    pub public: bool,
+    /// Requests that a token lasts for; 0 is for ever.
+    pub uses: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub query: Vec<(String, String)>,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// Off if the client broke off.
+    pub complete: bool,
+}
+
+impl Request {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    pub fn query(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// `GET /v2/`.
+    pub fn is(&self, method: &str, path: &str) -> bool {
+        self.method == method && self.path.contains(path)
+    }
+
+    /// Everything that was received, to look for secrets in.
+    pub fn text(&self) -> String {
+        format!("{self:?} {}", String::from_utf8_lossy(&self.body))
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    pub ending: Ending,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Ending {
+    /// As it should be.
+    Complete,
+    /// The length is announced, the connection ends after so many bytes.
+    Cut(usize),
+    /// No length; the end of the connection ends the body.
+    Unannounced,
+    /// The connection ends without an answer.
+    Dropped,
+    /// Nothing comes, and the connection stays.
+    Silent,
+}
+
+impl Reply {
+    pub fn new(status: u16) -> Self {
+        Reply { status, headers: Vec::new(), body: Vec::new(), ending: Ending::Complete }
+    }
+
+    pub fn error(status: u16, code: &str) -> Self {
+        let body = format!(r#"{{"errors":[{{"code":"{code}","message":"because of {code}"}}]}}"#);
+        Reply::new(status).body(body)
+    }
+
+    pub fn header(mut self, name: &str, value: impl ToString) -> Self {
+        self.headers.retain(|(n, _)| n != name);
+        self.headers.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    pub fn ending(mut self, ending: Ending) -> Self {
+        self.ending = ending;
+        self
+    }
+}
+
+type Fault = dyn Fn(&Request, &dyn Fn() -> Reply) -> Option<Reply> + Send + Sync;
+
+#[derive(Default)]
+struct State {
+    blobs: HashMap<String, Vec<u8>>,
+    /// Repository and digest.
+    links: HashSet<(String, String)>,
+    manifests: HashMap<(String, String), (String, Vec<u8>)>,
+    tags: BTreeMap<(String, String), String>,
+    uploads: HashMap<String, (String, Vec<u8>)>,
+    /// Tokens: what they are for, and how often they were used.
+    tokens: HashMap<String, (String, usize)>,
+    log: Vec<Request>,
+    counter: usize,
+    fault: Option<Arc<Fault>>,
+}
+
+/// The registry; its threads end with the process.
+#[derive(Clone)]
+pub struct Registry {
+    port: u16,
+    auth: Auth,
+    state: Arc<Mutex<State>>,
+}
+
+impl Registry {
+    pub fn start() -> Self {
+        Registry::with(Auth::None)
+    }
+
+    pub fn with(auth: Auth) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let registry = Registry { port: listener.local_addr().unwrap().port(), auth, state: Arc::default() };
+        let server = registry.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let server = server.clone();
+                std::thread::spawn(move || {
+                    let _ = server.serve(stream);
+                });
+            }
+        });
+        registry
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `http://127.0.0.1:PORT` and `path`.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.host())
+    }
+
+    /// Asks `fault` about every request from now on. It may give an answer of its own, or change the real one.
+    pub fn fault(&self, fault: impl Fn(&Request, &dyn Fn() -> Reply) -> Option<Reply> + Send + Sync + 'static) {
+        self.state().fault = Some(Arc::new(fault));
+    }
+
+    /// As [`Registry::fault`], for the first `times` requests for which `matches`.
+    pub fn fault_times(
+        &self,
+        times: usize,
+        matches: impl Fn(&Request) -> bool + Send + Sync + 'static,
+        reply: impl Fn(&dyn Fn() -> Reply) -> Reply + Send + Sync + 'static,
+    ) {
+        let left = Mutex::new(times);
+        self.fault(move |request, real| {
+            if !matches(request) {
+                return None;
+            }
+            {
+                let mut left = left.lock().unwrap();
+                if *left == 0 {
+                    return None;
+                }
+                *left -= 1;
+            }
+            Some(reply(real))
+        });
+    }
+
+    /// All requests so far.
+    pub fn log(&self) -> Vec<Request> {
+        self.state().log.clone()
+    }
+
+    /// The requests so far as `METHOD /path`, without those for tokens.
+    pub fn lines(&self) -> Vec<String> {
+        let log = self.log();
+        log.iter().filter(|r| r.path != "/token").map(|r| format!("{} {}", r.method, r.path)).collect()
+    }
+
+    /// How many requests so far had `method` and a path with `path` in it.
+    pub fn count(&self, method: &str, path: &str) -> usize {
+        self.log().iter().filter(|r| r.is(method, path)).count()
+    }
+
+    pub fn put_blob(&self, repository: &str, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        let mut state = self.state();
+        state.blobs.insert(digest.to_string(), bytes.to_vec());
+        state.links.insert((repository.to_owned(), digest.to_string()));
+        digest
+    }
+
+    pub fn put_manifest(&self, repository: &str, tag: Option<&str>, media_type: &str, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        let mut state = self.state();
+        let key = (repository.to_owned(), digest.to_string());
+        state.manifests.insert(key, (media_type.to_owned(), bytes.to_vec()));
+        if let Some(tag) = tag {
+            state.tags.insert((repository.to_owned(), tag.to_owned()), digest.to_string());
+        }
+        digest
+    }
+
+    /// The content of a blob, if `repository` has it.
+    pub fn blob(&self, repository: &str, digest: &Digest) -> Option<Vec<u8>> {
+        let state = self.state();
+        let linked = state.links.contains(&(repository.to_owned(), digest.to_string()));
+        linked.then(|| state.blobs.get(digest.as_str()).cloned()).flatten()
+    }
+
+    /// Media type and content of a manifest by tag or digest.
+    pub fn manifest(&self, repository: &str, reference: &str) -> Option<(String, Vec<u8>)> {
+        let state = self.state();
+        let tag = state.tags.get(&(repository.to_owned(), reference.to_owned())).cloned();
+        state.manifests.get(&(repository.to_owned(), tag.unwrap_or(reference.to_owned()))).cloned()
+    }
+
+    /// What tags point to.
+    pub fn tag(&self, repository: &str, tag: &str) -> Option<String> {
+        self.state().tags.get(&(repository.to_owned(), tag.to_owned())).cloned()
+    }
+
+    /// Uploads that were begun and neither finished nor cancelled.
+    pub fn open_uploads(&self) -> usize {
+        self.state().uploads.len()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut writer = stream;
+        while let Some(request) = read_request(&mut reader)? {
+            self.state().log.push(request.clone());
+            if !request.complete {
+                break;
+            }
+            let fault = self.state().fault.clone();
+            let reply = fault
+                .and_then(|fault| fault(&request, &|| self.answer(&request)))
+                .unwrap_or_else(|| self.answer(&request));
+            if !write_reply(&mut writer, &request, &reply)? {
+                break;
+            }
+        }
+        writer.shutdown(Shutdown::Both)
+    }
+
+    fn answer(&self, request: &Request) -> Reply {
+        if request.path == "/token" {
+            return self.token(request);
+        }
+        if let Some(refusal) = self.unauthorised(request) {
+            return refusal;
+        }
+        let Some(path) = request.path.strip_prefix("/v2/") else { return Reply::new(404) };
+        if path.is_empty() {
+            return Reply::new(200);
+        }
+        if let Some((repository, id)) = path.split_once("/blobs/uploads/") {
+            self.upload(request, repository, id)
+        } else if let Some((repository, digest)) = path.split_once("/blobs/") {
+            self.read_blob(request, repository, digest)
+        } else if let Some((repository, reference)) = path.split_once("/manifests/") {
+            match request.method.as_str() {
+                "PUT" => self.write_manifest(request, repository, reference),
+                _ => self.read_manifest(repository, reference),
+            }
+        } else {
+            Reply::error(404, "NAME_UNKNOWN")
+        }
+    }
+
+    fn read_blob(&self, request: &Request, repository: &str, digest: &str) -> Reply {
+        let state = self.state();
+        if !state.links.contains(&(repository.to_owned(), digest.to_owned())) {
+            return Reply::error(404, "BLOB_UNKNOWN");
+        }
+        let bytes = &state.blobs[digest];
+        let reply = Reply::new(200).header("content-type", "application/octet-stream");
+        let Some(range) = request.header("range").and_then(|r| r.strip_prefix("bytes=")) else {
+            return reply.body(bytes.clone());
+        };
+        let (first, last) = range.split_once('-').unwrap();
+        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap_or(bytes.len() - 1));
+        if first >= bytes.len() || last >= bytes.len() {
+            return Reply::new(416);
+        }
+        Reply { status: 206, ..reply }
+            .header("content-range", format!("bytes {first}-{last}/{}", bytes.len()))
+            .body(&bytes[first..=last])
+    }
+
+    fn read_manifest(&self, repository: &str, reference: &str) -> Reply {
+        match self.manifest(repository, reference) {
+            None => Reply::error(404, "MANIFEST_UNKNOWN"),
+            Some((media_type, bytes)) => Reply::new(200)
+                .header("content-type", media_type)
+                .header("docker-content-digest", Digest::of(&bytes))
+                .body(bytes),
+        }
+    }
+
+    fn write_manifest(&self, request: &Request, repository: &str, reference: &str) -> Reply {
+        let digest =
+            if reference.contains(':') { hash_like(reference, &request.body) } else { Digest::of(&request.body) };
+        if reference.contains(':') && digest.as_str() != reference {
+            return Reply::error(400, "DIGEST_INVALID");
+        }
+        let Ok(document) = serde_json::from_slice::<serde_json::Value>(&request.body) else {
+            return Reply::error(400, "MANIFEST_INVALID");
+        };
+        let mut state = self.state();
+        let layers = document["layers"].as_array().into_iter().flatten();
+        let blobs = layers.chain(document.get("config")).filter_map(|d| d["digest"].as_str());
+        for blob in blobs {
+            if !state.links.contains(&(repository.to_owned(), blob.to_owned())) {
+                return Reply::error(404, "MANIFEST_BLOB_UNKNOWN");
+            }
+        }
+        for child in document["manifests"].as_array().into_iter().flatten().filter_map(|d| d["digest"].as_str()) {
+            if !state.manifests.contains_key(&(repository.to_owned(), child.to_owned())) {
+                return Reply::error(404, "MANIFEST_BLOB_UNKNOWN");
+            }
+        }
+        let media_type = request.header("content-type").unwrap_or_default().to_owned();
+        state.manifests.insert((repository.to_owned(), digest.to_string()), (media_type, request.body.clone()));
+        if !reference.contains(':') {
+            state.tags.insert((repository.to_owned(), reference.to_owned()), digest.to_string());
+        }
+        Reply::new(201).header("docker-content-digest", digest)
+    }
+
+    fn upload(&self, request: &Request, repository: &str, id: &str) -> Reply {
+        let mut state = self.state();
+        if request.method == "POST" {
+            if request.header("content-length") != Some("0") {
+                return Reply::new(411);
+            }
+            if let (Some(digest), Some(from)) = (request.query("mount"), request.query("from"))
+                && state.links.contains(&(from.to_owned(), digest.to_owned()))
+            {
+                state.links.insert((repository.to_owned(), digest.to_owned()));
+                return Reply::new(201);
+            }
+            state.counter += 1;
+            let id = format!("{}", state.counter);
+            state.uploads.insert(id.clone(), (repository.to_owned(), Vec::new()));
+            return Reply::new(202).header("location", format!("/v2/{repository}/blobs/uploads/{id}?_state=a%2Bb"));
+        }
+        let Some((_, bytes)) = state.uploads.get_mut(id) else { return Reply::error(404, "BLOB_UPLOAD_UNKNOWN") };
+        if request.query("_state") != Some("a+b") {
+            return Reply::error(400, "BLOB_UPLOAD_INVALID");
+        }
+        let location = format!("{}?_state=a%2Bb", request.path);
+        match request.method.as_str() {
+            "PATCH" => {
+                let start = request.header("content-range").and_then(|r| r.split('-').next()?.parse::<usize>().ok());
+                if start.is_some_and(|start| start != bytes.len()) {
+                    let last = bytes.len().saturating_sub(1);
+                    return Reply::new(416).header("location", location).header("range", format!("0-{last}"));
+                }
+                bytes.extend_from_slice(&request.body);
+                let last = bytes.len() - 1;
+                Reply::new(202).header("location", location).header("range", format!("0-{last}"))
+            }
+            "PUT" => {
+                bytes.extend_from_slice(&request.body);
+                let bytes = bytes.clone();
+                state.uploads.remove(id);
+                let digest = request.query("digest").unwrap_or_default().to_owned();
+                if hash_like(&digest, &bytes).as_str() != digest {
+                    return Reply::error(400, "DIGEST_INVALID");
+                }
+                state.blobs.insert(digest.clone(), bytes);
+                state.links.insert((repository.to_owned(), digest));
+                Reply::new(201)
+            }
+            "GET" => {
+                let last = bytes.len().saturating_sub(1);
+                Reply::new(204).header("location", location).header("range", format!("0-{last}"))
+            }
+            "DELETE" => {
+                state.uploads.remove(id);
+                Reply::new(204)
+            }
+            _ => Reply::new(405),
+        }
+    }
+
+    fn token(&self, request: &Request) -> Reply {
+        let Auth::Bearer(bearer) = &self.auth else { return Reply::new(404) };
+        let form: Vec<(String, String)> = url::form_urlencoded::parse(&request.body).into_owned().collect();
+        let field = |name: &str| form.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+        let scopes: Vec<&str> = match request.method.as_str() {
+            "POST" => field("scope").unwrap_or_default().split(' ').collect(),
+            _ => request.query.iter().filter(|(n, _)| n == "scope").map(|(_, v)| v.as_str()).collect(),
+        };
+        let known = match (request.method.as_str(), request.header("authorization")) {
+            ("POST", _) => field("refresh_token") == Some(bearer.identity) && !bearer.identity.is_empty(),
+            (_, Some(header)) if header == basic(bearer.user, bearer.password) => true,
+            (_, Some(_)) => return Reply::new(401).body(r#"{"details":"incorrect username or password"}"#),
+            (_, None) => false,
+        };
+        let granted: Vec<&str> =
+            scopes.into_iter().filter(|s| known || (bearer.public && s.ends_with(":pull"))).collect();
+        let mut state = self.state();
+        state.counter += 1;
+        let token = format!("token-{}", state.counter);
+        state.tokens.insert(token.clone(), (granted.join(" "), 0));
+        Reply::new(200).body(format!(r#"{{"token":"{token}","expires_in":300}}"#))
+    }
+
+    fn unauthorised(&self, request: &Request) -> Option<Reply> {
+        match &self.auth {
+            Auth::None => None,
+            Auth::Basic(user, password) => (request.header("authorization") != Some(&basic(user, password)))
+                .then(|| Reply::error(401, "UNAUTHORIZED").header("www-authenticate", "Basic realm=\"test\"")),
+            Auth::Bearer(bearer) => {
+                let repository = request.path.strip_prefix("/v2/")?;
+                let repository = ["/blobs/", "/manifests/"].iter().find_map(|mark| repository.split_once(mark))?.0;
+                let action = if matches!(request.method.as_str(), "GET" | "HEAD") { "pull" } else { "push" };
+                let wanted = [(repository, action)].into_iter().chain(request.query("from").map(|from| (from, "pull")));
+                let mut state = self.state();
+                let token = request.header("authorization").and_then(|h| h.strip_prefix("Bearer "));
+                let grant = token.and_then(|token| state.tokens.get_mut(token));
+                let allowed = grant.is_some_and(|(scopes, used)| {
+                    *used += 1;
+                    let allows = |(repository, action): (&str, &str)| {
+                        scopes.split(' ').any(|scope| {
+                            scope
+                                .strip_prefix(&format!("repository:{repository}:"))
+                                .is_some_and(|actions| actions.split(',').any(|a| a == action))
+                        })
+                    };
+                    (bearer.uses == 0 || *used <= bearer.uses) && wanted.clone().all(allows)
+                });
+                let actions = if action == "pull" { "pull" } else { "pull,push" };
+                let realm = bearer.realm.clone().unwrap_or_else(|| self.url("/token"));
+                (!allowed).then(|| {
+                    Reply::error(401, "UNAUTHORIZED").header(
+                        "www-authenticate",
+                        format!(
+                            "Bearer realm=\"{realm}\",service=\"test\",scope=\"repository:{repository}:{actions}\""
+                        ),
+                    )
+                })
+            }
+        }
+    }
+}
+
+/// An `Authorization` for `user` and `password`.
+pub fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", BASE64.encode(format!("{user}:{password}")))
+}
+
+fn hash_like(digest: &str, bytes: &[u8]) -> Digest {
+    match digest.parse::<Digest>() {
+        Ok(digest) => {
+            let mut hasher = Hasher::new(digest.algorithm());
+            hasher.update(bytes);
+            hasher.finish()
+        }
+        Err(_) => Digest::of(bytes),
+    }
+}
+
+fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        match line.trim_end() {
+            "" => break,
+            line => lines.push(line.to_owned()),
+        }
+    }
+    let mut first = lines[0].split(' ');
+    let (method, target) = (first.next().unwrap().to_owned(), first.next().unwrap());
+    let target = url::Url::parse("http://x").unwrap().join(target).unwrap();
+    let headers: Vec<(String, String)> = lines[1..]
+        .iter()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let mut request = Request {
+        method,
+        path: target.path().to_owned(),
+        query: target.query_pairs().into_owned().collect(),
+        headers,
+        body: Vec::new(),
+        complete: true,
+    };
+    if let Some(length) = request.header("content-length") {
+        let length: u64 = length.parse().unwrap();
+        let read = reader.take(length).read_to_end(&mut request.body);
+        request.complete = read.is_ok_and(|read| read as u64 == length);
+    } else if request.header("transfer-encoding").is_some() {
+        panic!("no registry wants a chunked body: {request:?}");
+    }
+    Ok(Some(request))
+}
+
+/// Whether the connection can go on.
+fn write_reply(writer: &mut TcpStream, request: &Request, reply: &Reply) -> std::io::Result<bool> {
+    match reply.ending {
+        Ending::Dropped => return Ok(false),
+        Ending::Silent => {
+            std::thread::sleep(Duration::from_secs(60));
+            return Ok(false);
+        }
+        _ => {}
+    }
+    let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
+    for (name, value) in &reply.headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let announced = reply.ending != Ending::Unannounced
+        && reply.status != 204
+        && !reply.headers.iter().any(|(name, _)| name == "content-length");
+    if announced {
+        head.push_str(&format!("content-length: {}\r\n", reply.body.len()));
+    }
+    writer.write_all(format!("{head}\r\n").as_bytes())?;
+    let end = match reply.ending {
+        Ending::Cut(after) => after.min(reply.body.len()),
+        _ => reply.body.len(),
+    };
+    if request.method != "HEAD" && reply.status != 204 {
+        writer.write_all(&reply.body[..end])?;
+    }
+    writer.flush()?;
+    Ok(reply.ending == Ending::Complete)
+}

@@ -1,0 +1,913 @@
+//! The registry client against a registry that behaves, and one that does not.
+
+mod common;
+
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use capatch::blob::Spool;
+use capatch::error::{Error, Kind, Result};
+use capatch::oci::descriptor::Descriptor;
+use capatch::oci::digest::Digest;
+use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
+use capatch::oci::reference::{self, Target};
+use capatch::transport::registry::{Client, Options, Pushed, Repository, Stored};
+use capatch::transport::{Content, from_reader};
+use common::registry::{Auth, Bearer, Ending, Registry, Reply, Request, basic};
+use futures_util::{TryStreamExt, stream};
+
+const SECRET: &str = "hunter2";
+
+/// A client with the content of a credentials file.
+fn client_with(config: &str, change: impl FnOnce(&mut Options)) -> Client {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(config.as_bytes()).unwrap();
+    let (_, path) = file.keep().unwrap();
+    let mut options = Options {
+        auth_file: Some(path),
+        cert_dir: Some("/does/not/exist".into()),
+        retry_base: Duration::from_millis(1),
+        ..Options::default()
+    };
+    change(&mut options);
+    Client::new(options).unwrap()
+}
+
+fn repository(client: &Client, registry: &Registry, path: &str) -> Repository {
+    client.repository(&reference::Repository { registry: registry.host(), path: path.into() }).unwrap()
+}
+
+/// A repository of `registry`, asked without credentials.
+fn open(registry: &Registry, path: &str) -> Repository {
+    repository(&client_with("{}", |_| {}), registry, path)
+}
+
+fn login(registry: &Registry, entry: &str) -> String {
+    format!(r#"{{"auths":{{"{}":{{{entry}}}}}}}"#, registry.host())
+}
+
+fn password(registry: &Registry, password: &str) -> String {
+    login(registry, &format!(r#""username":"user","password":"{password}""#))
+}
+
+fn bearer() -> Bearer {
+    Bearer { user: "user", password: SECRET, ..Bearer::default() }
+}
+
+fn tag(text: &str) -> Target {
+    Target::Tag(text.into())
+}
+
+fn describe(bytes: &[u8]) -> Descriptor {
+    Descriptor::new("application/octet-stream", Digest::of(bytes), bytes.len() as u64).unwrap()
+}
+
+/// Bytes that no piece of is like another.
+fn content(length: usize) -> Vec<u8> {
+    (0..length as u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).take(length).collect()
+}
+
+async fn read(repository: &Repository, bytes: &[u8], offset: u64) -> Result<Vec<u8>> {
+    let stream = repository.blob(&describe(bytes), offset).await?;
+    stream
+        .try_fold(Vec::new(), |mut all, piece| async move {
+            all.extend_from_slice(&piece);
+            Ok(all)
+        })
+        .await
+}
+
+async fn push(repository: &Repository, bytes: &[u8], from: Option<&str>) -> Result<Pushed> {
+    repository.push_blob(&describe(bytes), &Bytes::copy_from_slice(bytes).into(), from).await
+}
+
+fn kind<T>(result: Result<T>) -> (Kind, String) {
+    match result {
+        Ok(_) => panic!("this should have failed"),
+        Err(error) => (error.kind(), format!("{error} {}", error.hint_text().unwrap_or_default())),
+    }
+}
+
+const MANIFEST: &[u8] = br#"{"schemaVersion":2}"#;
+
+#[tokio::test]
+async fn credentials_in_all_their_forms() {
+    let identity = Bearer { identity: "refresh-me", ..bearer() };
+    let public = Bearer { public: true, ..bearer() };
+    for (auth, entry, expected) in [
+        (Auth::Basic("user", SECRET), r#""username":"user","password":"hunter2""#, Ok(())),
+        (
+            Auth::Basic("user", SECRET),
+            r#""username":"user","password":"wrong""#,
+            Err("authenticated with the credentials from"),
+        ),
+        (Auth::Basic("user", SECRET), "", Err("not logged in")),
+        (Auth::Bearer(bearer()), r#""username":"user","password":"hunter2""#, Ok(())),
+        (Auth::Bearer(bearer()), r#""username":"user","password":"wrong""#, Err("refused the credentials")),
+        (Auth::Bearer(bearer()), "", Err("not logged in")),
+        (Auth::Bearer(public), "", Ok(())),
+        (Auth::Bearer(identity.clone()), r#""identitytoken":"refresh-me""#, Ok(())),
+        (Auth::Bearer(identity), r#""identitytoken":"wrong""#, Err("")),
+        (Auth::Bearer(bearer()), r#""auth":"!""#, Err("'auth' is not the base64")),
+    ] {
+        let registry = Registry::with(auth);
+        registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+        let client = client_with(&login(&registry, entry), |_| {});
+        let answer = repository(&client, &registry, "a").manifest(&tag("1")).await;
+        match expected {
+            Ok(()) => assert_eq!(answer.unwrap().unwrap().bytes, MANIFEST),
+            Err(text) => {
+                let (kind, message) = kind(answer);
+                assert!(kind == Kind::Denied || text.contains("base64"), "{message}");
+                assert!(message.contains(text), "{message}");
+                assert!(!message.contains(SECRET), "{message}");
+            }
+        }
+        assert!(registry.count("GET", "/manifests/") <= 2, "one refresh for a request");
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_fetched_once_for_a_scope_and_again_when_they_end() {
+    let registry = Registry::with(Auth::Bearer(Bearer { uses: 3, ..bearer() }));
+    registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+    registry.put_manifest("b", Some("1"), OCI_MANIFEST, MANIFEST);
+    let client = client_with(&password(&registry, SECRET), |_| {});
+    for _ in 0..4 {
+        repository(&client, &registry, "a").manifest(&tag("1")).await.unwrap().unwrap();
+    }
+    assert_eq!(registry.count("GET", "/token"), 2);
+    // One 401 at first, one when the token ended.
+    assert_eq!(registry.count("GET", "/v2/a/manifests/1"), 6);
+    repository(&client, &registry, "b").manifest(&tag("1")).await.unwrap().unwrap();
+    assert_eq!(registry.count("GET", "/v2/b/manifests/1"), 1, "the challenge is known by now");
+    let log = registry.log();
+    let scopes: Vec<_> = log.iter().filter_map(|r| r.query("scope")).collect();
+    assert_eq!(scopes, ["repository:a:pull", "repository:a:pull", "repository:b:pull"]);
+}
+
+#[tokio::test]
+async fn a_refusal_without_end_ends() {
+    let registry = Registry::with(Auth::Bearer(bearer()));
+    registry.fault(|r, _| {
+        r.path.starts_with("/v2/").then(|| {
+            Reply::error(401, "UNAUTHORIZED").header("www-authenticate", "Bearer realm=\"/token\",service=\"s\"")
+        })
+    });
+    let client = client_with(&password(&registry, SECRET), |_| {});
+    let (kind, message) = kind(repository(&client, &registry, "a").manifest(&tag("1")).await);
+    assert_eq!(kind, Kind::Denied);
+    assert!(message.contains("authenticated with"), "{message}");
+    assert_eq!(registry.lines().len(), 2);
+}
+
+#[tokio::test]
+async fn a_401_without_a_challenge_is_answered_with_that_of_the_ping() {
+    let registry = Registry::with(Auth::Basic("user", SECRET));
+    registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+    registry.fault(|r, real| {
+        let mut reply = real();
+        if r.path != "/v2/" {
+            reply.headers.retain(|(name, _)| name != "www-authenticate");
+        }
+        Some(reply)
+    });
+    let client = client_with(&password(&registry, SECRET), |_| {});
+    repository(&client, &registry, "a").manifest(&tag("1")).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_token_service_elsewhere_gets_no_credentials_unless_named() {
+    for (config, named, reached, ok) in
+        [("secret", false, false, false), ("secret", true, true, true), ("none", false, true, true)]
+    {
+        let elsewhere = Registry::with(Auth::Bearer(Bearer { public: true, ..bearer() }));
+        let registry = Registry::with(Auth::Basic("user", SECRET));
+        registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+        let realm = elsewhere.url("/token");
+        registry.fault(move |r, _| {
+            Some(match r.header("authorization") {
+                Some(header) if header.starts_with("Bearer token") => Reply::new(200).body(MANIFEST),
+                _ => Reply::new(401).header("www-authenticate", format!("Bearer realm=\"{realm}\"")),
+            })
+        });
+        let config = if config == "secret" { password(&registry, SECRET) } else { "{}".into() };
+        let client = client_with(&config, |options| {
+            if named {
+                options.realm_hosts = vec![elsewhere.host()];
+            }
+        });
+        let answer = repository(&client, &registry, "a").manifest(&tag("1")).await;
+        assert_eq!(!elsewhere.log().is_empty(), reached);
+        if ok {
+            assert_eq!(answer.unwrap().unwrap().bytes, MANIFEST);
+        } else {
+            let (kind, message) = kind(answer);
+            assert_eq!(kind, Kind::Denied);
+            assert!(message.contains("--realm-host"), "{message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn realms_that_nobody_should_ask() {
+    for realm in [
+        "http://169.254.169.254/token",
+        "http://[fe80::1]/t",
+        "http://0.0.0.0/t",
+        "file:///etc/passwd",
+        "http://u:p@127.0.0.1/",
+    ] {
+        let registry = Registry::start();
+        registry
+            .fault(move |_, _| Some(Reply::new(401).header("www-authenticate", format!("Bearer realm=\"{realm}\""))));
+        let (kind, message) = kind(open(&registry, "a").manifest(&tag("1")).await);
+        assert_eq!(kind, Kind::Content, "{message}");
+    }
+}
+
+/// Where `elsewhere` is the storage that a registry redirects to.
+fn redirecting(registry: &Registry, elsewhere: &Registry, status: u16) {
+    let target = elsewhere.url("");
+    registry.fault(move |r, real| {
+        let allowed = real().status != 401;
+        (allowed && r.path.contains("/blobs/sha256"))
+            .then(|| Reply::new(status).header("location", format!("{target}{}?sig=s3cret", r.path)))
+    });
+}
+
+#[tokio::test]
+async fn redirects_carry_no_secret_elsewhere() {
+    let bytes = content(1000);
+    for auth in [Auth::Basic("user", SECRET), Auth::Bearer(bearer())] {
+        for status in [301, 302, 303, 307, 308] {
+            let (registry, elsewhere) = (Registry::with(auth.clone()), Registry::start());
+            registry.put_blob("a", &bytes);
+            elsewhere.put_blob("a", &bytes);
+            redirecting(&registry, &elsewhere, status);
+            let client = client_with(&password(&registry, SECRET), |_| {});
+            assert_eq!(read(&repository(&client, &registry, "a"), &bytes, 0).await.unwrap(), bytes);
+            for request in elsewhere.log() {
+                assert!(request.header("authorization").is_none() && request.header("referer").is_none());
+                assert!(!request.text().contains(SECRET) && !request.text().contains("token-"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_challenge_from_elsewhere_is_not_answered() {
+    let bytes = content(10);
+    let (registry, elsewhere) = (Registry::with(Auth::Bearer(bearer())), Registry::with(Auth::Basic("user", SECRET)));
+    registry.put_blob("a", &bytes);
+    redirecting(&registry, &elsewhere, 307);
+    let client = client_with(&password(&registry, SECRET), |_| {});
+    let repository = repository(&client, &registry, "a");
+    assert_eq!(kind(read(&repository, &bytes, 0).await).0, Kind::Denied);
+    assert_eq!(elsewhere.log().len(), 1);
+    assert!(elsewhere.log()[0].header("authorization").is_none());
+    registry.fault(|_, _| None);
+    assert_eq!(read(&repository, &bytes, 0).await.unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn redirects_that_lead_nowhere() {
+    for (location, kind_expected) in [
+        (Some("/v2/a/manifests/1"), Kind::Content),
+        (Some("http://169.254.169.254/latest"), Kind::Content),
+        (Some("http://[::ffff:169.254.169.254]/latest"), Kind::Content),
+        (Some("file:///etc/passwd"), Kind::Content),
+        (Some("http://["), Kind::Content),
+        (None, Kind::Content),
+    ] {
+        let registry = Registry::start();
+        registry.fault(move |_, _| {
+            let reply = Reply::new(302);
+            Some(match location {
+                Some(location) => reply.header("location", location),
+                None => reply,
+            })
+        });
+        assert_eq!(kind(open(&registry, "a").manifest(&tag("1")).await).0, kind_expected, "{location:?}");
+        assert!(registry.log().len() <= 6);
+    }
+    // A redirected PUT must not turn into a GET that succeeds.
+    let registry = Registry::start();
+    registry.fault(|r, _| (r.method != "GET").then(|| Reply::new(302).header("location", "/v2/")));
+    assert_eq!(kind(push(&open(&registry, "a"), b"x", None).await).0, Kind::Content);
+}
+
+#[tokio::test]
+async fn a_tag_is_asked_for_once() {
+    let registry = Registry::start();
+    let digest = registry.put_manifest("a", Some("1"), "application/vnd.oci.image.manifest.v1+json; x=y", MANIFEST);
+    // Neither a wrong header nor a tag that moves matters (faults.md B15, B16).
+    registry.fault(|_, real| Some(real().header("docker-content-digest", Digest::of(b"something else"))));
+    let manifest = open(&registry, "a").manifest(&tag("1")).await.unwrap().unwrap();
+    assert_eq!((manifest.digest, &manifest.bytes[..]), (digest, MANIFEST));
+    assert_eq!(manifest.media_type, "application/vnd.oci.image.manifest.v1+json; x=y");
+    assert_eq!(registry.lines(), ["GET /v2/a/manifests/1"]);
+    let accept = registry.log()[0].header("accept").unwrap().to_owned();
+    assert!(accept.contains(OCI_INDEX) && accept.contains("manifest.list.v2+json"), "{accept}");
+    assert!(open(&registry, "a").manifest(&tag("2")).await.unwrap().is_none());
+    assert!(open(&registry, "nothing/here").manifest(&tag("2")).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn manifests_that_are_not_what_was_asked_for() {
+    let digest = Target::Digest(Digest::of(MANIFEST));
+    for body in [&b"{}"[..], b"", b"<html>", &content(5 << 20)] {
+        let registry = Registry::start();
+        let answer = body.to_vec();
+        // A header that says what we want to hear must not help (GHSA-qv35-3gw6-8q4j).
+        registry.fault(move |_, _| {
+            Some(Reply::new(200).body(answer.clone()).header("docker-content-digest", Digest::of(MANIFEST)))
+        });
+        assert_eq!(kind(open(&registry, "a").manifest(&digest).await).0, Kind::Content);
+    }
+    let registry = Registry::start();
+    registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+    registry.fault_times(2, |_| true, |real| real().ending(Ending::Cut(5)));
+    assert_eq!(open(&registry, "a").manifest(&digest).await.unwrap().unwrap().bytes, MANIFEST);
+    assert_eq!(registry.log().len(), 3);
+}
+
+#[tokio::test]
+async fn a_download_goes_on_where_it_was_cut() {
+    let bytes = content(100_000);
+    type Change = fn(&Request, Reply) -> Reply;
+    let whole: Change = |_, mut reply| {
+        if reply.status == 206 {
+            reply.headers.retain(|(name, _)| name != "content-range");
+            reply.status = 200;
+            reply.body = content(100_000);
+        }
+        reply
+    };
+    let cases: [(&str, Change, usize); 9] = [
+        ("206", |_, reply| reply, 2),
+        ("200 with everything", whole, 2),
+        (
+            "206 of another range",
+            |r, reply| match r.header("range") {
+                Some(_) => reply.header("content-range", "bytes 0-99999/100000"),
+                None => reply,
+            },
+            3,
+        ),
+        (
+            "206 of another size",
+            |r, reply| match r.header("range") {
+                Some(_) => reply.header("content-range", "bytes 30000-99999/100001"),
+                None => reply,
+            },
+            3,
+        ),
+        (
+            "206 without Content-Range",
+            |_, mut reply| {
+                reply.headers.retain(|(name, _)| name != "content-range");
+                reply
+            },
+            3,
+        ),
+        ("416", |r, reply| if r.header("range").is_some() { Reply::new(416) } else { reply }, 3),
+        ("503 first", |_, reply| reply, 2),
+        ("no length", |_, reply| reply, 2),
+        ("dropped first", |_, reply| reply, 2),
+    ];
+    for (name, change, requests) in cases {
+        let registry = Registry::start();
+        registry.put_blob("a", &bytes);
+        let count = AtomicUsize::new(0);
+        registry.fault(move |r, real| {
+            let reply = change(r, real());
+            Some(match (count.fetch_add(1, Ordering::SeqCst), name) {
+                (0, "no length") => {
+                    let mut reply = reply.ending(Ending::Unannounced);
+                    reply.body.truncate(30_000);
+                    reply
+                }
+                (0, "503 first") => Reply::new(503),
+                (0, "dropped first") => reply.ending(Ending::Dropped),
+                (0, _) => reply.ending(Ending::Cut(30_000)),
+                _ => reply,
+            })
+        });
+        let client = client_with("{}", |_| {});
+        let got = read(&repository(&client, &registry, "a"), &bytes, 0).await;
+        assert!(got.as_ref().is_ok_and(|got| *got == bytes), "{name}: {:?}", got.map(|g| g.len()));
+        assert_eq!(registry.log().len(), requests, "{name}");
+        assert_eq!(client.traffic().requests, requests as u64);
+        for range in registry.log().iter().filter_map(|r| r.header("range")) {
+            assert!(range.starts_with("bytes=") && range.ends_with("-99999"), "{range}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn downloads_start_anywhere() {
+    let bytes = content(1000);
+    let registry = Registry::start();
+    registry.put_blob("a", &bytes);
+    registry.put_blob("a", b"");
+    let repository = open(&registry, "a");
+    for offset in [0, 1, 999, 1000] {
+        assert_eq!(read(&repository, &bytes, offset).await.unwrap(), &bytes[offset as usize..]);
+    }
+    assert_eq!(read(&repository, b"", 0).await.unwrap(), b"");
+    assert!(read(&repository, &bytes, 1001).await.is_err());
+    assert_eq!(kind(read(&repository, b"missing", 0).await).0, Kind::NotFound);
+}
+
+#[tokio::test]
+async fn downloads_that_cannot_be_right() {
+    let bytes = content(1000);
+    type Change = fn(Reply) -> Reply;
+    let cases: [(&str, Change); 5] = [
+        ("too long", |reply| reply.body(content(1001))),
+        ("too short", |reply| reply.body(content(999))),
+        ("gzip", |reply| reply.body(content(500)).header("content-encoding", "gzip")),
+        ("endless", |reply| reply.body(content(5000)).ending(Ending::Unannounced)),
+        ("partial", |reply| Reply { status: 206, ..reply }),
+    ];
+    for (name, change) in cases {
+        let registry = Registry::start();
+        registry.put_blob("a", &bytes);
+        registry.fault(move |_, real| Some(change(real())));
+        let (kind, message) = kind(read(&open(&registry, "a"), &bytes, 0).await);
+        assert_eq!(kind, Kind::Content, "{name}");
+        assert!(name != "gzip" || message.contains("Content-Encoding: gzip"), "{message}");
+    }
+    // A label that changes nothing does no harm.
+    let registry = Registry::start();
+    registry.put_blob("a", &bytes);
+    registry.fault(|_, real| Some(real().header("content-encoding", "gzip")));
+    assert_eq!(read(&open(&registry, "a"), &bytes, 0).await.unwrap(), bytes);
+    assert_eq!(registry.log()[0].header("accept-encoding"), Some("identity"));
+}
+
+#[tokio::test]
+async fn a_download_without_progress_ends() {
+    let bytes = content(1000);
+    let registry = Registry::start();
+    registry.put_blob("a", &bytes);
+    registry.fault(|_, real| Some(real().ending(Ending::Cut(0))));
+    let (kind, message) = kind(read(&open(&registry, "a"), &bytes, 0).await);
+    assert_eq!(kind, Kind::Failed, "{message}");
+    assert_eq!(registry.log().len(), 5);
+}
+
+#[tokio::test]
+async fn silence_is_not_waited_for() {
+    let registry = Registry::start();
+    registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+    registry.fault_times(1, |_| true, |real| real().ending(Ending::Silent));
+    let client = client_with("{}", |options| options.stall = Duration::from_millis(100));
+    repository(&client, &registry, "a").manifest(&tag("1")).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn rate_limits() {
+    for (status, retry_after, body, expected) in [
+        (429, Some("1"), "Too Many Requests (HAP429)", Ok(())),
+        (429, None, "", Ok(())),
+        (429, Some("soon"), "", Ok(())),
+        (429, Some("1000000000"), "", Err(Kind::RateLimited)),
+        (429, Some("Fri, 31 Dec 9999 23:59:59 GMT"), "", Err(Kind::RateLimited)),
+        (403, None, r#"{"message":"You have exceeded a secondary rate limit"}"#, Ok(())),
+        (403, Some("120"), "", Err(Kind::RateLimited)),
+        (403, None, r#"{"errors":[{"code":"DENIED","message":"no"}]}"#, Err(Kind::Denied)),
+        (503, Some("120"), "", Err(Kind::Failed)),
+        (500, None, "", Ok(())),
+        (502, None, "", Ok(())),
+        (408, None, "", Ok(())),
+        (400, None, "", Err(Kind::Failed)),
+    ] {
+        let registry = Registry::start();
+        registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+        registry.fault_times(
+            1,
+            |_| true,
+            move |_| {
+                let reply = Reply::new(status).body(body);
+                match retry_after {
+                    Some(value) => reply.header("retry-after", value),
+                    None => reply,
+                }
+            },
+        );
+        let begin = Instant::now();
+        let answer = open(&registry, "a").manifest(&tag("1")).await;
+        match expected {
+            Ok(()) => assert!(answer.unwrap().is_some()),
+            Err(expected) => {
+                let (kind, message) = kind(answer);
+                assert_eq!(kind, expected, "{status}: {message}");
+                assert!(retry_after != Some("120") || status == 503 || message.contains("120 seconds"), "{message}");
+            }
+        }
+        assert!(retry_after != Some("1") || begin.elapsed() >= Duration::from_millis(990));
+    }
+    let registry = Registry::start();
+    registry.fault(|_, _| Some(Reply::error(503, "UNAVAILABLE")));
+    let (kind, message) = kind(open(&registry, "a").manifest(&tag("1")).await);
+    assert_eq!((kind, registry.log().len()), (Kind::Failed, 5));
+    assert!(message.contains("because of UNAVAILABLE"), "{message}");
+}
+
+#[tokio::test]
+async fn nobody_there() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let name = reference::Repository { registry: format!("localhost:{}", address.port()), path: "a".into() };
+    let client = client_with("{}", |_| {});
+    let error = client.repository(&name).unwrap().manifest(&tag("1")).await.unwrap_err();
+    let expected = format!("cannot connect to localhost:{}: connection refused", address.port());
+    assert!(error.to_string().ends_with(&expected), "{error}");
+}
+
+#[tokio::test]
+async fn blobs_are_found_by_head() {
+    let registry = Registry::start();
+    registry.put_blob("a", b"hello");
+    let repository = open(&registry, "a");
+    assert!(repository.has_blob(&describe(b"hello")).await.unwrap());
+    assert!(!repository.has_blob(&describe(b"other")).await.unwrap());
+    assert!(!open(&registry, "b").has_blob(&describe(b"hello")).await.unwrap());
+    let wrong = Descriptor::new("x", Digest::of(b"hello"), 6).unwrap();
+    assert!(!repository.has_blob(&wrong).await.unwrap());
+    registry.fault(|r, _| (r.method == "HEAD").then(|| Reply::new(403)));
+    assert!(repository.has_blob(&describe(b"hello")).await.unwrap());
+    registry.fault(|r, _| Some(if r.method == "HEAD" { Reply::new(403) } else { Reply::error(403, "DENIED") }));
+    let (_, message) = kind(repository.has_blob(&describe(b"hello")).await);
+    assert!(message.contains("because of DENIED"), "{message}");
+}
+
+#[tokio::test]
+async fn mounts_and_what_registries_make_of_them() {
+    let bytes = content(1000);
+    // The status of the answer to the mount, and how the blob got there.
+    for (status, pushed) in [
+        (201, Pushed::Mounted),
+        (202, Pushed::Uploaded),
+        (400, Pushed::Uploaded),
+        (401, Pushed::Uploaded),
+        (403, Pushed::Uploaded),
+        (404, Pushed::Uploaded),
+        (405, Pushed::Uploaded),
+        (500, Pushed::Uploaded),
+    ] {
+        let registry = Registry::start();
+        if status == 201 {
+            registry.put_blob("source/x", &bytes);
+        }
+        registry
+            .fault(move |r, real| (r.query("mount").is_some() && status >= 400).then(|| Reply { status, ..real() }));
+        assert_eq!(push(&open(&registry, "b"), &bytes, Some("source/x")).await.unwrap(), pushed, "{status}");
+        assert_eq!(registry.blob("b", &Digest::of(&bytes)).unwrap(), bytes);
+        let posts = if status >= 400 { 2 } else { 1 };
+        // 401 may be answered by a ping.
+        assert_eq!(registry.count("POST", "/blobs/uploads/"), posts, "{status}");
+        assert_eq!(registry.open_uploads(), if status >= 400 { 1 } else { 0 }, "the mount's own session is not ours");
+    }
+}
+
+#[tokio::test]
+async fn a_mount_asks_to_pull_from_the_source_too() {
+    let bytes = content(10);
+    let registry = Registry::with(Auth::Bearer(bearer()));
+    registry.put_blob("source", &bytes);
+    let client = client_with(&password(&registry, SECRET), |_| {});
+    let repository = repository(&client, &registry, "b").for_push();
+    assert!(!repository.has_blob(&describe(&bytes)).await.unwrap());
+    assert_eq!(push(&repository, &bytes, Some("source")).await.unwrap(), Pushed::Mounted);
+    let log = registry.log();
+    let scopes: Vec<_> = log.iter().flat_map(|r| &r.query).filter(|(n, _)| n == "scope").map(|(_, v)| &v[..]).collect();
+    assert_eq!(scopes, ["repository:b:pull,push", "repository:b:pull,push", "repository:source:pull"]);
+}
+
+#[tokio::test]
+async fn uploads_send_the_length_and_keep_the_location() {
+    for bytes in [content(0), content(1), content(300_000)] {
+        let registry = Registry::start();
+        let client = client_with("{}", |_| {});
+        let target = repository(&client, &registry, "b");
+        let spool = Spool::from_reader(&mut &bytes[..]).unwrap();
+        let again = bytes.clone();
+        let elsewhere = Content::elsewhere(move |offset| {
+            let rest = again[offset as usize..].to_vec();
+            async move { Ok(from_reader(std::io::Cursor::new(rest))) }
+        });
+        for content in [Content::from(spool), elsewhere] {
+            assert_eq!(target.push_blob(&describe(&bytes), &content, None).await.unwrap(), Pushed::Uploaded);
+        }
+        assert_eq!(registry.blob("b", &Digest::of(&bytes)).unwrap(), bytes);
+        assert_eq!(registry.lines().len(), 4, "{:?}", registry.lines());
+        assert_eq!(client.traffic().uploaded, 2 * bytes.len() as u64);
+        for put in registry.log().iter().filter(|r| r.method == "PUT") {
+            assert_eq!(put.header("content-length").unwrap(), bytes.len().to_string());
+            assert_eq!(put.query[0], ("_state".into(), "a+b".into()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn wrong_content_is_never_completed() {
+    let bytes = content(300_000);
+    let mut flipped = bytes.clone();
+    flipped[150_000] ^= 1;
+    for wrong in [flipped, bytes[..299_999].to_vec(), [&bytes[..], b"x"].concat(), Vec::new()] {
+        for in_pieces in [false, true] {
+            let registry = Registry::start();
+            if in_pieces {
+                registry.fault(|r, _| (r.method == "PUT" && !r.body.is_empty()).then(|| Reply::new(405)));
+            }
+            let spool = Spool::from_reader(&mut &wrong[..]).unwrap();
+            let client = client_with("{}", |options| options.chunk = 50_000);
+            let target = repository(&client, &registry, "b");
+            let (kind, message) = kind(target.push_blob(&describe(&bytes), &spool.into(), None).await);
+            assert_eq!(kind, Kind::Content, "{message}");
+            assert!(registry.blob("b", &Digest::of(&bytes)).is_none());
+            assert!(registry.log().iter().all(|r| r.method != "PUT" || !r.complete));
+            assert_eq!(registry.open_uploads(), 0, "the session is cancelled");
+        }
+    }
+    // The content's own failure is what is told.
+    let registry = Registry::start();
+    let broken = Content::elsewhere(|_| async {
+        let pieces = [Ok(Bytes::from_static(b"abc")), Err(Error::not_found("the source is gone"))];
+        Ok(Box::pin(stream::iter(pieces)) as capatch::transport::ByteStream)
+    });
+    let (kind, message) = kind(open(&registry, "b").push_blob(&describe(&bytes), &broken, None).await);
+    assert_eq!(kind, Kind::NotFound);
+    assert!(message.contains("the source is gone"), "{message}");
+}
+
+#[tokio::test]
+async fn an_upload_is_not_sent_elsewhere() {
+    for location in
+        ["http://ELSEWHERE/up", "https://169.254.169.254/up", "http://u:p@REGISTRY/up", "http://[", "ftp://x/"]
+    {
+        let (registry, elsewhere) = (Registry::start(), Registry::start());
+        let location = location.replace("ELSEWHERE", &elsewhere.host()).replace("REGISTRY", &registry.host());
+        registry.fault(move |_, _| Some(Reply::new(202).header("location", &location)));
+        assert_eq!(kind(push(&open(&registry, "b"), b"x", None).await).0, Kind::Content);
+        assert!(elsewhere.log().is_empty());
+        assert_eq!(registry.lines().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn pieces_for_registries_that_want_them() {
+    let bytes = content(1_000_000);
+    type Change = fn(&Request, Reply) -> Reply;
+    let cases: [(&str, Change); 7] = [
+        ("plain", |_, reply| reply),
+        ("201", |r, reply| if r.method == "PATCH" { Reply { status: 201, ..reply } } else { reply }),
+        ("204", |r, reply| if r.method == "PATCH" { Reply { status: 204, ..reply } } else { reply }),
+        ("bytes=", |r, mut reply| {
+            if r.method == "PATCH" {
+                reply.headers.iter_mut().filter(|(n, _)| n == "range").for_each(|(_, v)| *v = format!("bytes={v}"));
+            }
+            reply
+        }),
+        ("no Range", |_, mut reply| {
+            reply.headers.retain(|(n, _)| n != "range");
+            reply
+        }),
+        ("relative Range", |r, reply| match r.method.as_str() {
+            "PATCH" => reply.header("range", format!("0-{}", r.body.len() - 1)),
+            _ => reply,
+        }),
+        ("minimum", |r, reply| match r.method.as_str() {
+            "POST" => reply.header("oci-chunk-min-length", 400_000),
+            _ => reply,
+        }),
+    ];
+    for (name, change) in cases {
+        let registry = Registry::start();
+        registry.fault(move |r, real| {
+            if r.method == "PUT" && !r.body.is_empty() {
+                return Some(Reply::new(413));
+            }
+            Some(change(r, real()))
+        });
+        let client = client_with("{}", |options| options.chunk = 300_000);
+        assert_eq!(push(&repository(&client, &registry, "b"), &bytes, None).await.unwrap(), Pushed::Uploaded, "{name}");
+        assert_eq!(registry.blob("b", &Digest::of(&bytes)).unwrap(), bytes, "{name}");
+        let sizes: Vec<_> = registry.log().iter().filter(|r| r.method == "PATCH").map(|r| r.body.len()).collect();
+        let expected =
+            if name == "minimum" { &[400_000, 400_000, 200_000][..] } else { &[300_000, 300_000, 300_000, 100_000] };
+        assert_eq!(sizes, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn pieces_that_arrive_in_part_or_not_at_all() {
+    let bytes = content(1_000_000);
+    for name in ["half, then 202", "half, then 416", "lost", "503", "session gone"] {
+        let registry = Registry::start();
+        let patches = AtomicUsize::new(0);
+        let inner = registry.clone();
+        registry.fault(move |r, real| {
+            if r.method == "PUT" && !r.body.is_empty() {
+                return Some(Reply::new(413));
+            }
+            if r.method != "PATCH" || patches.fetch_add(1, Ordering::SeqCst) != 1 {
+                return None;
+            }
+            let _ = &inner;
+            let reply = real();
+            Some(match name {
+                // What arrived is more than what is said: the registry's word counts, and its 416 corrects it.
+                "half, then 202" => reply.header("range", "0-449999"),
+                "half, then 416" => Reply { status: 416, ..reply },
+                "lost" => reply.ending(Ending::Dropped),
+                "503" => Reply::new(503),
+                _ => Reply::error(404, "BLOB_UPLOAD_UNKNOWN"),
+            })
+        });
+        let client = client_with("{}", |options| options.chunk = 300_000);
+        assert_eq!(push(&repository(&client, &registry, "b"), &bytes, None).await.unwrap(), Pushed::Uploaded, "{name}");
+        assert_eq!(registry.blob("b", &Digest::of(&bytes)).unwrap(), bytes, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn uploads_start_over() {
+    let bytes = content(300_000);
+    for name in ["lost after it was stored", "lost before", "503", "500 for ever", "invalid digest", "denied"] {
+        let registry = Registry::start();
+        let reply = move |real: &dyn Fn() -> Reply| match name {
+            "lost after it was stored" => real().ending(Ending::Dropped),
+            "lost before" => Reply::new(200).ending(Ending::Dropped),
+            "503" => Reply::new(503),
+            "500 for ever" => Reply::error(500, "DISK_FULL"),
+            "invalid digest" => Reply::error(400, "DIGEST_INVALID"),
+            _ => Reply::error(403, "DENIED"),
+        };
+        let times = if name == "500 for ever" { 100 } else { 1 };
+        registry.fault_times(times, |r| r.method == "PUT", reply);
+        let answer = push(&open(&registry, "b"), &bytes, None).await;
+        match name {
+            "500 for ever" => {
+                let (kind, message) = kind(answer);
+                assert_eq!(kind, Kind::Failed);
+                assert!(message.contains("DISK_FULL"), "{message}");
+                assert_eq!(registry.count("PUT", "/blobs/"), 5);
+                assert_eq!(registry.open_uploads(), 0);
+            }
+            "invalid digest" => assert_eq!(kind(answer).0, Kind::Content),
+            "denied" => assert_eq!(kind(answer).0, Kind::Denied),
+            _ => {
+                assert_eq!(answer.unwrap(), Pushed::Uploaded);
+                assert_eq!(registry.blob("b", &Digest::of(&bytes)).unwrap(), bytes);
+                let puts = if name == "lost after it was stored" { 1 } else { 2 };
+                assert_eq!(registry.count("PUT", "/blobs/"), puts, "{name}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_ends_during_an_upload_is_renewed() {
+    let bytes = content(300_000);
+    let registry = Registry::with(Auth::Bearer(Bearer { uses: 1, ..bearer() }));
+    let client = client_with(&password(&registry, SECRET), |_| {});
+    assert_eq!(push(&repository(&client, &registry, "b"), &bytes, None).await.unwrap(), Pushed::Uploaded);
+    assert_eq!(registry.blob("b", &Digest::of(&bytes)).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn manifests_are_stored_and_read_back() {
+    let registry = Registry::start();
+    let repository = open(&registry, "b");
+    let bytes = Bytes::from_static(MANIFEST);
+    let digest = Digest::of(MANIFEST);
+    assert!(matches!(repository.push_manifest(&tag("1"), OCI_MANIFEST, bytes.clone()).await, Ok(Stored::Stored)));
+    assert_eq!(registry.tag("b", "1").unwrap(), digest.as_str());
+    assert_eq!(registry.lines(), ["PUT /v2/b/manifests/1".into(), format!("GET /v2/b/manifests/{digest}")]);
+    assert_eq!(registry.manifest("b", "1").unwrap(), (OCI_MANIFEST.into(), MANIFEST.to_vec()));
+    let other = Target::Digest(Digest::of(b"other"));
+    assert_eq!(kind(repository.push_manifest(&other, OCI_MANIFEST, bytes.clone()).await).0, Kind::Content);
+    let by_digest = Target::Digest(digest);
+    assert!(matches!(repository.push_manifest(&by_digest, OCI_MANIFEST, bytes).await, Ok(Stored::Stored)));
+    let large = Bytes::from(content(5 << 20));
+    assert_eq!(kind(repository.push_manifest(&tag("1"), OCI_MANIFEST, large).await).0, Kind::Content);
+}
+
+#[tokio::test]
+async fn manifests_that_registries_do_not_keep_as_they_are() {
+    type Change = fn(&Request, Reply) -> Reply;
+    let cases: [(&str, Change, Option<Kind>); 8] = [
+        (
+            "other digest",
+            |r, reply| match r.method.as_str() {
+                "PUT" => reply.header("docker-content-digest", Digest::of(b"other")),
+                _ => reply,
+            },
+            Some(Kind::Content),
+        ),
+        (
+            "no digest",
+            |_, mut reply| {
+                reply.headers.retain(|(n, _)| n != "docker-content-digest");
+                reply
+            },
+            None,
+        ),
+        ("empty digest", |_, reply| reply.header("docker-content-digest", ""), None),
+        (
+            "other bytes",
+            |r, reply| if r.method == "GET" { reply.body("{\"schemaVersion\": 2}") } else { reply },
+            Some(Kind::Content),
+        ),
+        ("not there", |r, reply| if r.method == "GET" { Reply::new(404) } else { reply }, Some(Kind::Failed)),
+        (
+            "lost answer",
+            |r, reply| match r.header("x") {
+                None if r.method == "PUT" => reply,
+                _ => reply,
+            },
+            None,
+        ),
+        ("413", |r, reply| if r.method == "PUT" { Reply::new(413) } else { reply }, Some(Kind::Failed)),
+        (
+            "name unknown",
+            |r, reply| if r.method == "PUT" { Reply::error(404, "NAME_UNKNOWN") } else { reply },
+            Some(Kind::NotFound),
+        ),
+    ];
+    for (name, change, expected) in cases {
+        let registry = Registry::start();
+        let first = AtomicUsize::new(0);
+        registry.fault(move |r, real| {
+            let reply = change(r, real());
+            let dropped = name == "lost answer" && first.fetch_add(1, Ordering::SeqCst) == 0;
+            Some(if dropped { reply.ending(Ending::Dropped) } else { reply })
+        });
+        let answer = open(&registry, "b").push_manifest(&tag("1"), OCI_MANIFEST, Bytes::from_static(MANIFEST)).await;
+        match expected {
+            None => assert!(matches!(answer, Ok(Stored::Stored)), "{name}: {answer:?}"),
+            Some(expected) => assert_eq!(kind(answer).0, expected, "{name}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn tags_that_do_not_move() {
+    for (status, code, there, expected) in [
+        (400, "TAG_INVALID", Some(MANIFEST), None),
+        (409, "X", Some(MANIFEST), None),
+        (400, "TAG_INVALID", Some(&b"{}"[..]), Some(Kind::DestinationRefused)),
+        (409, "X", Some(b"{}"), Some(Kind::DestinationRefused)),
+        (400, "MANIFEST_INVALID", Some(b"{}"), Some(Kind::Failed)),
+        (403, "DENIED", Some(b"{}"), Some(Kind::Denied)),
+        (403, "DENIED", None, Some(Kind::Denied)),
+    ] {
+        let registry = Registry::start();
+        if let Some(there) = there {
+            registry.put_manifest("b", Some("1"), OCI_MANIFEST, there);
+        }
+        registry.fault(move |r, _| (r.method == "PUT").then(|| Reply::error(status, code)));
+        let answer = open(&registry, "b").push_manifest(&tag("1"), OCI_MANIFEST, Bytes::from_static(MANIFEST)).await;
+        match expected {
+            None => assert!(matches!(answer, Ok(Stored::Stored)), "{status} {code}: {answer:?}"),
+            Some(expected) => assert_eq!(kind(answer).0, expected, "{status} {code}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn blobs_that_the_registry_forgot() {
+    let manifest = format!(r#"{{"config":{{"digest":"{}"}},"layers":[]}}"#, Digest::of(b"config"));
+    let registry = Registry::start();
+    let repository = open(&registry, "b");
+    let bytes = Bytes::from(manifest);
+    let answer = repository.push_manifest(&tag("1"), OCI_MANIFEST, bytes.clone()).await.unwrap();
+    assert!(matches!(answer, Stored::BlobUnknown(_)));
+    assert_eq!(registry.count("PUT", "/manifests/"), 3);
+    // Replicas that lag (faults.md E18).
+    registry.put_blob("b", b"config");
+    registry.fault_times(2, |r| r.method == "PUT", |_| Reply::error(404, "MANIFEST_BLOB_UNKNOWN"));
+    assert!(matches!(repository.push_manifest(&tag("1"), OCI_MANIFEST, bytes).await, Ok(Stored::Stored)));
+}
+
+#[tokio::test]
+async fn credentials_of_another_registry_are_not_sent() {
+    let registry = Registry::with(Auth::Basic("user", SECRET));
+    let other = Registry::start();
+    let client = client_with(&password(&other, SECRET), |_| {});
+    assert_eq!(kind(repository(&client, &registry, "a").manifest(&tag("1")).await).0, Kind::Denied);
+    assert!(registry.log().iter().all(|r| r.header("authorization").is_none()));
+    // Nothing is sent before it is asked for either.
+    let client = client_with(&password(&registry, SECRET), |_| {});
+    let _ = repository(&client, &registry, "a").manifest(&tag("1")).await;
+    let log = registry.log();
+    let sent: Vec<_> = log.iter().map(|r| r.header("authorization")).collect();
+    assert_eq!(sent, [None, None, Some(&basic("user", SECRET)[..])]);
+}
