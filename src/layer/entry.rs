@@ -16,7 +16,7 @@ use crate::layer::pax::{self, Records};
 pub(super) use crate::layer::header::looks_like_tar;
 
 /// Bytes that one extended header (PAX, or a long name) may have.
-const MAX_EXTENSION: u64 = 1 << 20;
+pub(super) const MAX_EXTENSION: u64 = 1 << 20;
 /// Where PAX keeps extended attributes, as every container engine reads them.
 pub(super) const XATTR: &[u8] = b"SCHILY.xattr.";
 /// PAX records that say which file an entry is, how long it is, or whose it is. A global header must not hold one: POSIX
@@ -100,6 +100,28 @@ pub struct Entry {
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// All other PAX records, as written: `atime`, `SCHILY.acl.access`, what vendors add.
     pub pax: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Entry {
+    /// A directory that no entry describes, as unpackers create it: 0755, of user and group 0.
+    pub fn implied_directory(path: Vec<u8>) -> Self {
+        Entry {
+            path,
+            kind: Kind::Directory,
+            link: Vec::new(),
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            uname: Vec::new(),
+            gname: Vec::new(),
+            mtime: Mtime::default(),
+            size: 0,
+            device: (0, 0),
+            sparse: false,
+            xattrs: BTreeMap::new(),
+            pax: BTreeMap::new(),
+        }
+    }
 }
 
 /// Reads the entries of a tar one after the other.

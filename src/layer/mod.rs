@@ -4,14 +4,19 @@
 //! disk; the content of a file that was asked for goes to an unnamed temporary file. Paths are bytes without a leading
 //! slash, normalised; the empty path is the root directory.
 
+pub mod build;
 pub mod compression;
 pub mod entry;
-
+pub mod lookup;
 pub mod path;
 pub mod reader;
 
 mod header;
+mod hints;
+mod index;
 mod pax;
+mod view;
+mod whiteout;
 
 #[cfg(test)]
 mod testing;

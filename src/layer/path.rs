@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::error::Error;
+
 /// How many symbolic links one walk follows, as Linux does (path_resolution(7)).
 pub const MAX_LINKS: usize = 40;
 /// Bytes of the longest path that we accept, Linux's `PATH_MAX`.
@@ -89,12 +91,18 @@ pub struct Walked {
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooManyLinks;
 
+impl From<TooManyLinks> for Error {
+    fn from(TooManyLinks: TooManyLinks) -> Self {
+        Error::content(format!("more than {MAX_LINKS} symbolic links lead in circles"))
+    }
+}
+
 /// Walks `path` from the root as Linux does (path_resolution(7)), inside the image: absolute targets start at the
-/// image's root, and `..` stops there. `step` is asked for every component and told whether it is the last one; what
-/// does not exist is walked through by its name.
+/// image's root, and `..` stops there. `step` is asked for every component and told which ones follow; what does not
+/// exist is walked through by its name.
 pub fn walk<E: From<TooManyLinks>>(
     path: &[u8],
-    mut step: impl FnMut(&[u8], bool) -> Result<Step, E>,
+    mut step: impl FnMut(&[u8], &VecDeque<Vec<u8>>) -> Result<Step, E>,
 ) -> Result<Walked, E> {
     let mut walked = Walked::default();
     let split = |path: &[u8]| -> Vec<Vec<u8>> {
@@ -107,7 +115,7 @@ pub fn walk<E: From<TooManyLinks>>(
             walked.path = here;
             continue;
         }
-        match step(&here, ahead.is_empty())? {
+        match step(&here, &ahead)? {
             Step::Stay => walked.path = here,
             Step::Link(target) => {
                 if walked.links.len() == MAX_LINKS {

@@ -1,0 +1,338 @@
+//! What one scan of a layer keeps: enough to answer questions about any path, and little of it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{BufRead, Write};
+
+use crate::blob::{Spool, SpoolWriter};
+use crate::error::{Error, Result};
+use crate::layer::entry::{Entries, Entry, Kind};
+use crate::layer::path;
+use crate::layer::whiteout::{Marker, marker};
+
+/// Directories, links and whiteouts that all opened layers of an image may have together.
+const MAX_EVENTS: usize = 1_000_000;
+/// Bytes that their names may have together.
+const MAX_NAMES: usize = 128 << 20;
+/// Base names of left-out files that are remembered as a hash each.
+const MAX_LEFT_OUT: usize = 1_000_000;
+
+/// What is worth keeping.
+#[derive(Default)]
+pub(super) struct Interest {
+    /// Base names: files with other ones are left out.
+    pub(super) names: HashSet<Vec<u8>>,
+    /// Paths whose entries are kept whole, and whose content is kept if they are files.
+    pub(super) paths: HashSet<Vec<u8>>,
+    /// Directories whose files are kept, for hints.
+    pub(super) directories: HashSet<Vec<u8>>,
+}
+
+impl Interest {
+    /// Adds `path` and what is above it.
+    pub(super) fn want(&mut self, path: &[u8]) {
+        for prefix in path::prefixes(path) {
+            self.names.insert(path::base(prefix).to_vec());
+            self.paths.insert(prefix.to_vec());
+        }
+        self.directories.insert(path::parent(path).to_vec());
+    }
+}
+
+/// What happens to a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// Something lies below it, so it becomes a directory if it was nothing.
+    Implied,
+    /// An entry puts this there.
+    Put(Kind),
+    /// It is hidden in the layers below.
+    Whiteout,
+    /// What is below it is hidden in the layers below.
+    Opaque,
+}
+
+/// One thing that an entry of the layer does.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Event<'a> {
+    /// The entry's number in the layer, from 0.
+    pub(super) entry: u32,
+    pub(super) what: What,
+    /// As written (normalised): where it lands depends on symbolic links unless it is `grounded`.
+    pub(super) path: &'a [u8],
+    /// The target of a link, as written.
+    pub(super) link: &'a [u8],
+    /// All directories above it were entries of the same layer before it, so that it lands where it says.
+    pub(super) grounded: bool,
+}
+
+struct Stored {
+    at: u32,
+    path: u16,
+    link: u16,
+    entry: u32,
+    what: What,
+    grounded: bool,
+}
+
+/// A whole entry, and its content if it is a regular file that is not stored sparsely.
+pub(super) struct Kept {
+    pub(super) entry: Entry,
+    pub(super) content: Option<Spool>,
+}
+
+/// One scanned layer.
+pub(super) struct Index {
+    arena: Vec<u8>,
+    events: Vec<Stored>,
+    /// Hash of the base name and number of the event, sorted.
+    by_base: Vec<(u32, u32)>,
+    opaques: Vec<u32>,
+    kept: BTreeMap<u32, Kept>,
+    kept_paths: HashMap<Vec<u8>, u32>,
+    names: HashSet<Vec<u8>>,
+    /// Hashes of the base names of files that were left out; `None` for too many of them.
+    left_out: Option<HashSet<u32>>,
+    hasher: RandomState,
+}
+
+impl Index {
+    /// Scans the tar `reader` to its end. `capture` holds numbers of entries to be kept whole besides what `interest`
+    /// names; `used` is what the other layers of the image have used of the limits.
+    pub(super) fn scan(
+        reader: impl BufRead,
+        interest: &Interest,
+        capture: &BTreeSet<u32>,
+        used: Usage,
+    ) -> Result<Index> {
+        let mut scan = Scan {
+            index: Index {
+                arena: Vec::new(),
+                events: Vec::new(),
+                by_base: Vec::new(),
+                opaques: Vec::new(),
+                kept: BTreeMap::new(),
+                kept_paths: HashMap::new(),
+                names: interest.names.clone(),
+                left_out: Some(HashSet::new()),
+                hasher: RandomState::new(),
+            },
+            interest,
+            capture,
+            used,
+            grounded: HashSet::new(),
+            implied: HashSet::new(),
+        };
+        let mut entries = Entries::new(reader);
+        let mut number = 0;
+        while let Some(entry) = entries.next_entry()? {
+            scan.take(number, entry, &mut entries)?;
+            number += 1;
+        }
+        let mut index = scan.index;
+        index.by_base.sort_unstable();
+        index.by_base.shrink_to_fit();
+        index.events.shrink_to_fit();
+        index.arena.shrink_to_fit();
+        Ok(index)
+    }
+
+    /// Whether files with this base name were left out, so that the layer has to be scanned again to know about them.
+    pub(super) fn lacks(&self, base: &[u8]) -> bool {
+        let left_out = self.left_out.as_ref().is_none_or(|set| set.contains(&self.short_hash(base)));
+        left_out && !self.names.contains(base)
+    }
+
+    /// All events whose path has this base name; files only if [`Index::lacks`] says no.
+    pub(super) fn named(&self, base: &[u8]) -> impl Iterator<Item = Event<'_>> {
+        let hash = self.short_hash(base);
+        let start = self.by_base.partition_point(|(other, _)| *other < hash);
+        let same_hash = self.by_base[start..].iter().take_while(move |(other, _)| *other == hash);
+        let base = base.to_vec();
+        same_hash.map(|(_, event)| self.event(*event as usize)).filter(move |event| path::base(event.path) == base)
+    }
+
+    /// All opaque markers; their path is the directory.
+    pub(super) fn opaques(&self) -> impl Iterator<Item = Event<'_>> {
+        self.opaques.iter().map(|event| self.event(*event as usize))
+    }
+
+    /// All events, in the order of the entries.
+    pub(super) fn events(&self) -> impl Iterator<Item = Event<'_>> {
+        (0..self.events.len()).map(|at| self.event(at))
+    }
+
+    pub(super) fn kept(&self, entry: u32) -> Option<&Kept> {
+        self.kept.get(&entry)
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        Usage { events: self.events.len(), names: self.arena.len() }
+    }
+
+    fn event(&self, at: usize) -> Event<'_> {
+        let stored = &self.events[at];
+        let (start, middle) = (stored.at as usize, stored.at as usize + usize::from(stored.path));
+        Event {
+            entry: stored.entry,
+            what: stored.what,
+            path: &self.arena[start..middle],
+            link: &self.arena[middle..middle + usize::from(stored.link)],
+            grounded: stored.grounded,
+        }
+    }
+
+    fn short_hash(&self, bytes: &[u8]) -> u32 {
+        self.hasher.hash_one(bytes) as u32
+    }
+}
+
+/// What an index takes of the limits.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Usage {
+    pub(super) events: usize,
+    pub(super) names: usize,
+}
+
+struct Scan<'a> {
+    index: Index,
+    interest: &'a Interest,
+    capture: &'a BTreeSet<u32>,
+    used: Usage,
+    /// Hashes of directories that are certain to lie where their entries say. The hash has a random key, so an image
+    /// cannot know which paths would collide.
+    grounded: HashSet<u64>,
+    /// Hashes of paths with an [`What::Implied`] event.
+    implied: HashSet<u64>,
+}
+
+impl Scan<'_> {
+    fn take(&mut self, number: u32, entry: Entry, entries: &mut Entries<impl BufRead>) -> Result<()> {
+        match marker(&entry.path)? {
+            Marker::Metadata => return Ok(()),
+            Marker::Whiteout(hidden) => {
+                let grounded = self.is_grounded(path::parent(&hidden));
+                return self.push(number, What::Whiteout, &hidden, b"", grounded);
+            }
+            Marker::Opaque(directory) => {
+                let grounded = self.is_grounded(&directory);
+                self.index.opaques.push(self.index.events.len() as u32);
+                return self.push(number, What::Opaque, &directory, b"", grounded);
+            }
+            Marker::Plain => {}
+        }
+        let kind = entry.kind;
+        match kind {
+            Kind::Other(_) => return Ok(()),
+            Kind::Directory if entry.path.is_empty() => return Ok(()),
+            _ if entry.path.is_empty() => return Err(Error::content("an entry replaces the root directory")),
+            _ => {}
+        }
+        let parent = path::parent(&entry.path);
+        let grounded = self.is_grounded(parent);
+        if !grounded {
+            self.imply(number, parent)?;
+        }
+        if kind == Kind::Directory {
+            if grounded {
+                self.grounded.insert(self.hash(&entry.path));
+            }
+        } else if !self.grounded.is_empty() && (!grounded || self.grounded.contains(&self.hash(&entry.path))) {
+            // It may have replaced a directory that was certain; being uncertain is always right.
+            self.grounded.clear();
+            self.implied.clear();
+        }
+        match kind {
+            Kind::Directory | Kind::Symlink | Kind::HardLink => {
+                self.push(number, What::Put(kind), &entry.path, &entry.link, grounded)?;
+            }
+            _ if self.interest.names.contains(path::base(&entry.path))
+                || self.interest.directories.contains(parent) =>
+            {
+                self.push(number, What::Put(kind), &entry.path, b"", grounded)?;
+            }
+            _ => self.leave_out(path::base(&entry.path)),
+        }
+        self.keep(number, entry, entries)
+    }
+
+    fn is_grounded(&self, directory: &[u8]) -> bool {
+        directory.is_empty() || self.grounded.contains(&self.hash(directory))
+    }
+
+    fn hash(&self, path: &[u8]) -> u64 {
+        self.index.hasher.hash_one(path)
+    }
+
+    /// Notes that `directory` must be one.
+    fn imply(&mut self, number: u32, directory: &[u8]) -> Result<()> {
+        for prefix in path::prefixes(directory) {
+            if self.is_grounded(prefix) || !self.implied.insert(self.hash(prefix)) {
+                continue;
+            }
+            let grounded = self.is_grounded(path::parent(prefix));
+            self.push(number, What::Implied, prefix, b"", grounded)?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, entry: u32, what: What, path: &[u8], link: &[u8], grounded: bool) -> Result<()> {
+        let index = &mut self.index;
+        let events = self.used.events + index.events.len();
+        let names = self.used.names + index.arena.len() + path.len() + link.len();
+        if events >= MAX_EVENTS || names > MAX_NAMES {
+            return Err(Error::content(format!(
+                "the layers hold more than {MAX_EVENTS} directories, links and whiteouts, or more than {} MiB of their names",
+                MAX_NAMES >> 20
+            )));
+        }
+        // Neither can be longer than MAX_PATH, and the arena stays below MAX_NAMES.
+        let stored = Stored {
+            at: index.arena.len() as u32,
+            path: path.len() as u16,
+            link: link.len() as u16,
+            entry,
+            what,
+            grounded,
+        };
+        index.by_base.push((index.short_hash(path::base(path)), index.events.len() as u32));
+        index.arena.extend_from_slice(path);
+        index.arena.extend_from_slice(link);
+        index.events.push(stored);
+        Ok(())
+    }
+
+    fn leave_out(&mut self, base: &[u8]) {
+        let hash = self.index.short_hash(base);
+        if let Some(set) = &mut self.index.left_out {
+            set.insert(hash);
+            if set.len() > MAX_LEFT_OUT {
+                self.index.left_out = None;
+            }
+        }
+    }
+
+    fn keep(&mut self, number: u32, entry: Entry, entries: &mut Entries<impl BufRead>) -> Result<()> {
+        let captured = self.capture.contains(&number);
+        let wanted = self.interest.paths.contains(&entry.path);
+        if !captured && !wanted {
+            return Ok(());
+        }
+        if wanted
+            && let Some(earlier) = self.index.kept_paths.insert(entry.path.clone(), number)
+            && !self.capture.contains(&earlier)
+        {
+            self.index.kept.remove(&earlier);
+        }
+        let mut content = None;
+        if entry.kind == Kind::File && !entry.sparse {
+            let mut spool = SpoolWriter::new()?;
+            entries.content().for_each_chunk(|chunk| {
+                spool.write_all(chunk).map_err(|e| Error::io("a temporary file", &e).hint("is TMPDIR full?"))
+            })?;
+            content = Some(spool.finish());
+        }
+        self.index.kept.insert(number, Kept { entry, content });
+        Ok(())
+    }
+}

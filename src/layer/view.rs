@@ -1,0 +1,330 @@
+//! The merged view of some layers, asked path by path and from the top.
+//!
+//! The view is what an unpacker has after it took the entries of all layers in their order: an entry replaces what was
+//! at its path, with everything below it unless both are directories; whiteouts hide what the layers below have there.
+//! An entry is put where its parent directories lead, so an entry below a symbolic link lands elsewhere; directories
+//! that are missing are made. [`crate::layer::tree`] does all that step by step; here it is answered for one path
+//! without opening a layer that does not matter.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::Read;
+
+use crate::error::{Error, Result};
+use crate::layer::entry::Kind;
+use crate::layer::index::{Event, Index, Interest, Usage, What};
+use crate::layer::lookup::LayerSource;
+use crate::layer::path::{self, Step};
+use crate::layer::reader::LayerReader;
+
+/// How deep the question where one entry lands may depend on where others do. Real layers stay below ten.
+const MAX_DEPTH: usize = 50;
+/// Events that all questions about one image may look at.
+const MAX_WORK: u64 = 50_000_000;
+
+/// What is at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Node {
+    pub(super) layer: usize,
+    /// The entry that put it there; none for a directory that is only implied.
+    pub(super) entry: Option<u32>,
+    pub(super) kind: Kind,
+    /// The path as the entry has it.
+    pub(super) written: Vec<u8>,
+    /// The target of a link, as written.
+    pub(super) link: Vec<u8>,
+}
+
+impl Node {
+    fn implied(layer: usize, path: &[u8]) -> Self {
+        Node { layer, entry: None, kind: Kind::Directory, written: path.to_vec(), link: Vec::new() }
+    }
+}
+
+struct Layer {
+    source: LayerSource,
+    index: Option<Index>,
+    /// Entries that turned out to be wanted after a scan.
+    capture: BTreeSet<u32>,
+    scans: usize,
+}
+
+/// The view, and what was scanned to answer about it.
+pub(super) struct View<O> {
+    layers: Vec<Layer>,
+    open: O,
+    pub(super) interest: Interest,
+    /// Where entries landed that are not grounded.
+    landed: HashMap<(usize, u32, Vec<u8>), Vec<u8>>,
+    depth: usize,
+    work: u64,
+    /// Answer from what was scanned; for hints, which are not worth a scan.
+    pub(super) frozen: bool,
+}
+
+/// An event that may have to do with the path that is asked for.
+struct Candidate {
+    entry: u32,
+    what: What,
+    grounded: bool,
+    written: Vec<u8>,
+    link: Vec<u8>,
+    /// It counts if it lands at the first so many bytes of the path; an opaque marker may land above.
+    at: usize,
+}
+
+impl<O, R> View<O>
+where
+    O: FnMut(usize) -> Result<R>,
+    R: Read,
+{
+    pub(super) fn new(layers: Vec<LayerSource>, open: O) -> Self {
+        let layer = |source| Layer { source, index: None, capture: BTreeSet::new(), scans: 0 };
+        View {
+            layers: layers.into_iter().map(layer).collect(),
+            open,
+            interest: Interest::default(),
+            landed: HashMap::new(),
+            depth: 0,
+            work: 0,
+            frozen: false,
+        }
+    }
+
+    /// How often each layer was read.
+    pub(super) fn scans(&self) -> Vec<usize> {
+        self.layers.iter().map(|layer| layer.scans).collect()
+    }
+
+    /// The layers that were scanned, and their numbers.
+    pub(super) fn scanned(&self) -> impl Iterator<Item = (usize, &Index)> {
+        self.layers.iter().enumerate().filter_map(|(at, layer)| Some((at, layer.index.as_ref()?)))
+    }
+
+    /// What the whole image has at `path`, no component of which may be a symbolic link.
+    pub(super) fn top(&mut self, path: &[u8]) -> Result<Option<Node>> {
+        match self.layers.len().checked_sub(1) {
+            Some(top) => self.node(top, u32::MAX, path),
+            None => Ok(None),
+        }
+    }
+
+    /// The node with hard links followed: what the kernel would find there.
+    pub(super) fn inode(&mut self, mut node: Node) -> Result<Node> {
+        while let (Kind::HardLink, Some(entry)) = (node.kind, node.entry) {
+            let target = path::normalise(&node.link);
+            self.interest.want(&target);
+            let directory = self.directory(node.layer, entry, path::parent(&target))?;
+            let target = path::join(&directory, path::base(&target));
+            node = match self.node(node.layer, entry, &target)? {
+                Some(found) if found.kind != Kind::Directory => found,
+                found => {
+                    let what = if found.is_some() { "a directory" } else { "not there" };
+                    return Err(Error::content(format!(
+                        "{} is a hard link to {}, which is {what}",
+                        path::show(&node.written),
+                        path::show(&target)
+                    )));
+                }
+            };
+        }
+        Ok(node)
+    }
+
+    /// The target, if there is a symbolic link at `here` before entry `limit` of layer `top`.
+    fn step(&mut self, top: usize, limit: u32, here: &[u8]) -> Result<Step> {
+        let Some(node) = self.node(top, limit, here)? else { return Ok(Step::Stay) };
+        let node = if node.kind == Kind::HardLink { self.inode(node)? } else { node };
+        Ok(if node.kind == Kind::Symlink { Step::Link(node.link) } else { Step::Stay })
+    }
+
+    /// Where the directory `path` is before entry `limit` of layer `top`, symbolic links followed.
+    fn directory(&mut self, top: usize, limit: u32, path: &[u8]) -> Result<Vec<u8>> {
+        if path.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(path::walk(path, |here, _| self.step(top, limit, here))?.path)
+    }
+
+    /// What is at `path` in the layers 0 to `top`, of which the last counts only up to entry `limit`.
+    fn node(&mut self, top: usize, limit: u32, path: &[u8]) -> Result<Option<Node>> {
+        if path.is_empty() {
+            return Ok(Some(Node::implied(0, path)));
+        }
+        let mut implied = Vec::new();
+        for layer in (0..=top).rev() {
+            let limit = if layer == top { limit } else { u32::MAX };
+            let mut hiding = Vec::new();
+            for candidate in self.candidates(layer, limit, path)? {
+                let here = candidate.at == path.len();
+                match candidate.what {
+                    What::Whiteout | What::Opaque => hiding.push(candidate),
+                    What::Implied => implied.push((layer, candidate)),
+                    What::Put(_) if self.land(layer, &candidate)? != path[..candidate.at] => {}
+                    // A file above it took everything away that was there before.
+                    What::Put(_) if !here => return self.implied(implied, path),
+                    What::Put(kind) => {
+                        let node = Node {
+                            layer,
+                            entry: Some(candidate.entry),
+                            kind,
+                            written: candidate.written,
+                            link: candidate.link,
+                        };
+                        // Directories that later entries need are not made where there is one, or a link to one.
+                        return match kind {
+                            Kind::Directory | Kind::Symlink | Kind::HardLink => Ok(Some(node)),
+                            _ => Ok(Some(self.implied(implied, path)?.unwrap_or(node))),
+                        };
+                    }
+                }
+            }
+            for candidate in hiding {
+                let landed = self.land(layer, &candidate)?;
+                let hidden = match candidate.what {
+                    What::Opaque => path::is_below(path, &landed),
+                    _ => landed == path[..candidate.at],
+                };
+                if hidden {
+                    return self.implied(implied, path);
+                }
+            }
+        }
+        self.implied(implied, path)
+    }
+
+    /// The directory that one of the events makes at `path`, where nothing else is.
+    fn implied(&mut self, events: Vec<(usize, Candidate)>, path: &[u8]) -> Result<Option<Node>> {
+        for (layer, candidate) in events {
+            if self.land(layer, &candidate)? == path {
+                return Ok(Some(Node::implied(layer, path)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The events of `layer` before entry `limit` that may decide about `path`, the latest first.
+    fn candidates(&mut self, layer: usize, limit: u32, path: &[u8]) -> Result<Vec<Candidate>> {
+        self.ensure(layer, path)?;
+        let Some(index) = &self.layers[layer].index else { return Ok(Vec::new()) };
+        let mut candidates = Vec::new();
+        let candidate = |event: Event<'_>, at| Candidate {
+            entry: event.entry,
+            what: event.what,
+            grounded: event.grounded,
+            written: event.path.to_vec(),
+            link: event.link.to_vec(),
+            at,
+        };
+        for prefix in path::prefixes(path) {
+            let at_path = prefix.len() == path.len();
+            for event in index.named(path::base(prefix)) {
+                self.work += 1;
+                let matters = match event.what {
+                    What::Opaque => false,
+                    What::Implied | What::Put(Kind::Directory) => at_path,
+                    What::Put(_) | What::Whiteout => true,
+                };
+                if matters && event.entry < limit && (!event.grounded || event.path == prefix) {
+                    candidates.push(candidate(event, prefix.len()));
+                }
+            }
+        }
+        for event in index.opaques() {
+            self.work += 1;
+            if event.entry < limit && (!event.grounded || path::is_below(path, event.path)) {
+                candidates.push(candidate(event, path.len()));
+            }
+        }
+        if self.work > MAX_WORK {
+            return Err(Error::content("the layers are so entangled that looking a file up in them takes too long"));
+        }
+        // What an entry implies happens before what it does.
+        candidates.sort_by_key(|candidate| std::cmp::Reverse((candidate.entry, candidate.what != What::Implied)));
+        Ok(candidates)
+    }
+
+    /// Where the event takes place.
+    fn land(&mut self, layer: usize, candidate: &Candidate) -> Result<Vec<u8>> {
+        let written = &candidate.written;
+        if candidate.grounded {
+            return Ok(written.clone());
+        }
+        let key = (layer, candidate.entry, written.clone());
+        if let Some(landed) = self.landed.get(&key) {
+            return Ok(landed.clone());
+        }
+        if self.depth == MAX_DEPTH {
+            return Err(Error::content(format!(
+                "where {} lies depends on more than {MAX_DEPTH} other entries",
+                path::show(written)
+            )));
+        }
+        self.depth += 1;
+        let parent = if candidate.what == What::Opaque { written } else { path::parent(written) };
+        let directory = self.directory(layer, candidate.entry, parent);
+        self.depth -= 1;
+        let landed = match candidate.what {
+            What::Opaque => directory?,
+            _ => path::join(&directory?, path::base(written)),
+        };
+        self.landed.insert(key, landed.clone());
+        Ok(landed)
+    }
+
+    /// Sees to it that `layer` was scanned with an eye on `path`.
+    fn ensure(&mut self, layer: usize, path: &[u8]) -> Result<()> {
+        let stale = match &self.layers[layer].index {
+            Some(index) => path::prefixes(path).any(|prefix| index.lacks(path::base(prefix))),
+            None => true,
+        };
+        if stale && !self.frozen {
+            self.interest.names.extend(path::prefixes(path).map(|prefix| path::base(prefix).to_vec()));
+            self.scan(layer)?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that these entries are kept whole, with their content if they are files.
+    pub(super) fn capture(&mut self, entries: impl IntoIterator<Item = (usize, u32)>) -> Result<()> {
+        let mut stale = BTreeSet::new();
+        for (layer, entry) in entries {
+            if self.layers[layer].index.as_ref().and_then(|index| index.kept(entry)).is_none() {
+                self.layers[layer].capture.insert(entry);
+                stale.insert(layer);
+            }
+        }
+        stale.into_iter().try_for_each(|layer| self.scan(layer))
+    }
+
+    /// What [`View::capture`] kept.
+    pub(super) fn kept(&self, layer: usize, entry: u32) -> Result<&crate::layer::index::Kept> {
+        let index = self.layers[layer].index.as_ref();
+        index
+            .and_then(|index| index.kept(entry))
+            .ok_or_else(|| Error::failed(format!("layer {} changed while it was read", layer + 1)))
+    }
+
+    /// Reads the layer to its end. Its index exists only after digest, size and diff ID matched.
+    fn scan(&mut self, at: usize) -> Result<()> {
+        let count = self.layers.len();
+        self.layers[at].index = None;
+        let mut used = Usage::default();
+        for (_, index) in self.scanned() {
+            used.events += index.usage().events;
+            used.names += index.usage().names;
+        }
+        let layer = &mut self.layers[at];
+        layer.scans += 1;
+        let LayerSource { descriptor, diff_id } = &layer.source;
+        let place = || format!("layer {} of {count} ({})", at + 1, descriptor.digest);
+        let blob = (self.open)(at).map_err(|e| e.context(place()))?;
+        let scan = || {
+            let mut reader = LayerReader::new(blob, descriptor, diff_id)?;
+            let index = Index::scan(&mut reader, &self.interest, &layer.capture, used)?;
+            reader.finish()?;
+            Ok(index)
+        };
+        layer.index = Some(scan().map_err(|e: Error| e.context(place()))?);
+        Ok(())
+    }
+}
