@@ -2,8 +2,11 @@
 
 pub mod blob;
 pub mod capability;
+pub mod copy;
 pub mod error;
+pub mod image;
 pub mod kong;
 pub mod layer;
 pub mod oci;
+pub mod progress;
 pub mod transport;

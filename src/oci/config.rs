@@ -3,7 +3,7 @@
 //! Sources: image-spec `config.md`; Docker's `container_config`, `Healthcheck`, `Shell`, `OnBuild` are not in it and stay.
 
 use indexmap::IndexMap;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
@@ -20,15 +20,17 @@ pub struct ImageConfig {
 }
 
 /// One entry of `history`, as far as we look at it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct History {
-    /// Whether the step made no layer.
-    #[serde(default)]
-    pub empty_layer: bool,
     /// When, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     /// The command.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub created_by: Option<String>,
+    /// Whether the step made no layer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub empty_layer: bool,
 }
 
 impl ImageConfig {
@@ -183,22 +185,23 @@ impl ImageConfig {
         self.run.set("Labels", &labels)
     }
 
-    /// Puts one more layer on top: its diff ID, and a history entry if the image has a history.
-    pub fn add_layer(&mut self, diff_id: &Digest, created: Option<&str>, created_by: &str) -> Result<()> {
+    /// Puts one more layer on top.
+    pub fn add_layer(&mut self, diff_id: &Digest) -> Result<()> {
         let mut rootfs: Object = self.object.get("rootfs")?.unwrap_or_default();
         let mut diff_ids: Vec<Box<RawValue>> = rootfs.get("diff_ids")?.unwrap_or_default();
         diff_ids.push(json::raw(diff_id)?);
         rootfs.set("diff_ids", &diff_ids)?;
-        self.object.set("rootfs", &rootfs)?;
+        self.object.set("rootfs", &rootfs)
+    }
+
+    /// Adds a history entry, if the image has a history.
+    pub fn add_history(&mut self, step: &History) -> Result<()> {
         let mut history: Vec<Box<RawValue>> = self.object.get("history")?.unwrap_or_default();
-        if !history.is_empty() {
-            let mut entry = IndexMap::new();
-            created.map(|created| entry.insert("created", created));
-            entry.insert("created_by", created_by);
-            history.push(json::raw(&entry)?);
-            self.object.set("history", &history)?;
+        if history.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        history.push(json::raw(step)?);
+        self.object.set("history", &history)
     }
 
     /// Sets `created`, RFC 3339.
@@ -260,7 +263,9 @@ mod tests {
         config.unexpose(&"8443".parse().unwrap()).unwrap();
         config.set_env("KONG_PROXY_LISTEN", "0.0.0.0:80").unwrap();
         config.set_label("a", "b").unwrap();
-        config.add_layer(&Digest::of(b""), Some("2024-01-01T00:00:00Z"), "capatch").unwrap();
+        config.add_layer(&Digest::of(b"")).unwrap();
+        let created = Some("2024-01-01T00:00:00Z".into());
+        config.add_history(&History { created, created_by: Some("capatch".into()), empty_layer: false }).unwrap();
         let expected = CONFIG
             .replace(r#","8443/tcp":{}"#, r#","80/tcp":{},"443/tcp":{}"#)
             .replace("LISTEN=a", "LISTEN=0.0.0.0:80")
@@ -278,7 +283,8 @@ mod tests {
                 r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":[]}}{history}}}"#
             );
             let mut config = ImageConfig::parse(text.as_bytes()).unwrap();
-            config.add_layer(&Digest::of(b""), None, "capatch").unwrap();
+            config.add_layer(&Digest::of(b"")).unwrap();
+            config.add_history(&History::default()).unwrap();
             let expected = text.replacen("[]}", &format!("[\"{}\"]}}", Digest::of(b"")), 1);
             assert_eq!(String::from_utf8(config.to_bytes().unwrap()).unwrap(), expected);
         }

@@ -157,21 +157,23 @@ impl Manifest {
         self.object.contains("subject")
     }
 
-    /// The bytes of the same manifest with another config, one more layer on top and these annotations set.
+    /// The bytes of the same manifest with another config, perhaps one more layer on top, and these annotations set.
     ///
     /// `subject` goes: it would tie the new image to what the old one was about (faults.md H16). Docker manifests have
     /// no annotations, so none may be given for them.
     pub fn with_layer(
         &self,
         config: &Descriptor,
-        layer: &Descriptor,
+        layer: Option<&Descriptor>,
         annotations: &[(String, String)],
     ) -> Result<Vec<u8>> {
         let mut object = self.object.clone();
         object.set("mediaType", self.media_type())?;
         object.set("config", config.object())?;
         let mut layers: Vec<Box<RawValue>> = object.get("layers")?.unwrap_or_default();
-        layers.push(json::raw(layer.object())?);
+        if let Some(layer) = layer {
+            layers.push(json::raw(layer.object())?);
+        }
         object.set("layers", &layers)?;
         object.remove("subject");
         set_annotations(&mut object, annotations)?;
@@ -186,6 +188,11 @@ impl Index {
             Family::Docker => media_type::DOCKER_INDEX,
             Family::Oci => media_type::OCI_INDEX,
         }
+    }
+
+    /// The document, without white space between its members.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.object.to_bytes()
     }
 
     /// The bytes of the same index with its children replaced: `children` has an entry for each child of ours, in order:
@@ -295,7 +302,7 @@ mod tests {
         );
         let Document::Manifest(manifest) = Document::parse(text.as_bytes(), None).unwrap() else { panic!() };
         let new = Descriptor::new(media_type::OCI_LAYER_GZIP, Digest::of(b"x"), 1).unwrap();
-        let bytes = manifest.with_layer(&manifest.config, &new, &[("a".into(), "c".into())]).unwrap();
+        let bytes = manifest.with_layer(&manifest.config, Some(&new), &[("a".into(), "c".into())]).unwrap();
         let expected = format!(
             r#"{{"schemaVersion":2,"x-ext":{{"b" : 1e3}},"config":{config},"layers":[{{ "x" : 1,{},{}],"annotations":{{"z":"\u003c","a":"c"}},"mediaType":"{}"}}"#,
             &layer[1..],

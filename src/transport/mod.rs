@@ -1,5 +1,7 @@
+//! Where images live. One module a place, the same nouns in each; the only user of the network.
 
 pub mod layout;
+pub mod place;
 pub mod registry;
 
 use std::io::Read;
@@ -13,6 +15,7 @@ use futures_util::{Stream, StreamExt, stream};
 use crate::blob::Spool;
 use crate::error::{Error, Result};
 
+pub use place::{Place, Root, blocking};
 
 /// Content on its way, in pieces. It was not verified: the consumer hashes it.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;

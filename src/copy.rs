@@ -1,0 +1,137 @@
+//! Moves blobs and trees of manifests from one place to another: what is there is skipped, what one registry has is
+//! mounted, the rest is streamed. Children come before parents; nothing here moves a tag.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::image::Node;
+use crate::oci::descriptor::Descriptor;
+use crate::oci::media_type::Kind;
+use crate::progress::{Bar, Progress};
+use crate::transport::registry::{Pushed, Stored};
+use crate::transport::{ByteStream, Content, Place};
+
+/// What happened to the blobs, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Moved {
+    /// Sent to the destination.
+    pub uploaded: u64,
+    /// Made available by the registry itself, from another repository of it.
+    pub mounted: u64,
+    /// There already.
+    pub skipped: u64,
+}
+
+impl std::ops::AddAssign for Moved {
+    fn add_assign(&mut self, other: Self) {
+        self.uploaded += other.uploaded;
+        self.mounted += other.mounted;
+        self.skipped += other.skipped;
+    }
+}
+
+/// The blobs that an image or a tree of images names.
+pub fn blobs_of(tree: &Node) -> Vec<Descriptor> {
+    tree.manifests().into_iter().flat_map(|(_, m)| m.layers.iter().chain([&m.config]).cloned()).collect()
+}
+
+/// How blobs are moved.
+#[derive(Clone)]
+pub struct Mover {
+    /// How many at once.
+    pub jobs: usize,
+    /// Who watches.
+    pub progress: Arc<dyn Progress>,
+    /// Send blobs even if the destination says that it has them: it was wrong once (faults.md E17).
+    pub distrust: bool,
+}
+
+impl Mover {
+    /// Stores each of `blobs` at `to`; `from` is where they can be mounted from.
+    pub async fn push(&self, to: &Place, from: Option<&Place>, blobs: Vec<(Descriptor, Content)>) -> Result<Moved> {
+        let push = |(descriptor, content): (Descriptor, Content)| async move {
+            let size = descriptor.size;
+            let moved = Moved::default();
+            if !self.distrust && to.has_blob(&descriptor).await? {
+                return Ok::<_, Error>(Moved { skipped: size, ..moved });
+            }
+            let bar = self.progress.start(&format!("push {}", &descriptor.digest.hex()[..12]), size).into();
+            let from = from.filter(|_| !self.distrust);
+            Ok(match to.push_blob(&descriptor, &watched(content, bar), from).await? {
+                Pushed::Mounted => Moved { mounted: size, ..moved },
+                Pushed::Uploaded => Moved { uploaded: size, ..moved },
+            })
+        };
+        let mut total = Moved::default();
+        let mut done = stream::iter(blobs.into_iter().map(push)).buffer_unordered(self.jobs.max(1));
+        while let Some(moved) = done.try_next().await? {
+            total += moved;
+        }
+        Ok(total)
+    }
+
+    /// Copies the blobs of `from` that `to` lacks; nothing is asked if both are one place.
+    pub async fn copy(&self, from: &Place, to: &Place, blobs: &[Descriptor]) -> Result<Moved> {
+        let blobs = distributable(blobs);
+        if from.is_same(to) && !self.distrust {
+            return Ok(Moved { skipped: blobs.iter().map(|blob| blob.size).sum(), ..Moved::default() });
+        }
+        let blobs = blobs.into_iter().map(|blob| (blob.clone(), from.content(&blob)));
+        self.push(to, Some(from), blobs.collect()).await
+    }
+
+    /// What [`Mover::copy`] would move, as far as asking for each blob can tell.
+    pub async fn foresee(&self, from: &Place, to: &Place, blobs: &[Descriptor]) -> Result<Moved> {
+        let mut total = Moved::default();
+        for blob in distributable(blobs) {
+            if from.is_same(to) || to.has_blob(&blob).await? {
+                total.skipped += blob.size;
+            } else if from.can_mount_at(to) {
+                total.mounted += blob.size;
+            } else {
+                total.uploaded += blob.size;
+            }
+        }
+        Ok(total)
+    }
+}
+
+/// Each digest once; layers that may not be distributed are named by their manifest and not copied (faults.md D27).
+fn distributable(blobs: &[Descriptor]) -> Vec<Descriptor> {
+    let mut seen = HashSet::new();
+    let ours = |blob: &&Descriptor| {
+        !matches!(blob.kind(), Kind::Layer { foreign: true, .. }) && seen.insert(blob.digest.clone())
+    };
+    blobs.iter().filter(ours).cloned().collect()
+}
+
+/// The same content, while `bar` is told how far it is.
+fn watched(content: Content, bar: Arc<dyn Bar>) -> Content {
+    Content::elsewhere(move |offset| {
+        let (content, bar) = (content.clone(), bar.clone());
+        async move {
+            let stream = content.open(offset).await?;
+            Ok(stream.inspect_ok(move |piece| bar.advance(piece.len() as u64)).boxed() as ByteStream)
+        }
+    })
+}
+
+/// Copies the manifests and indexes of a tree, byte for byte, without giving it a tag: children before parents.
+pub async fn copy_manifests(from: &Place, to: &Place, tree: &Node) -> Result<Stored> {
+    if from.is_same(to) {
+        return Ok(Stored::Stored);
+    }
+    if let Node::Index(_, _, children) = tree {
+        for child in children.iter().flatten() {
+            if let Stored::BlobUnknown(error) = Box::pin(copy_manifests(from, to, child)).await? {
+                return Ok(Stored::BlobUnknown(error));
+            }
+        }
+    }
+    let root = from.manifest(tree.descriptor()).await?;
+    to.push_manifest(&root.descriptor, &root.bytes).await
+}

@@ -1,0 +1,185 @@
+//! A resolved image, and the tree of manifests below an index.
+
+use crate::error::{Error, Result};
+use crate::layer::lookup::LayerSource;
+use crate::oci::config::ImageConfig;
+use crate::oci::descriptor::Descriptor;
+use crate::oci::manifest::{Document, Index, Manifest};
+use crate::oci::media_type::Kind;
+use crate::oci::platform::Platform;
+use crate::oci::reference::{Reference, Target};
+use crate::transport::{Place, Root};
+
+/// Indexes inside each other (faults.md C17).
+const MAX_DEPTH: usize = 8;
+/// Manifests in one tree of indexes (faults.md C17).
+const MAX_NODES: usize = 10_000;
+
+/// One image for one platform: its manifest and its config, both verified.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The manifest's descriptor.
+    pub descriptor: Descriptor,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The config.
+    pub config: ImageConfig,
+    /// What the config says that the image runs on.
+    pub platform: Platform,
+}
+
+/// A manifest, or an index with what is below it.
+#[derive(Clone, Debug)]
+pub enum Node {
+    /// A manifest, of an image or of something else.
+    Manifest(Descriptor, Manifest),
+    /// An index and its children in order; a child that is neither manifest nor index is `None`.
+    Index(Descriptor, Index, Vec<Option<Node>>),
+}
+
+/// Resolves `reference`, or says that there is nothing.
+pub async fn resolve(place: &Place, reference: &Reference) -> Result<Root> {
+    let target = match reference {
+        Reference::Registry { target, .. } | Reference::Layout { target, .. } => target.as_ref(),
+    };
+    let found = place.resolve(target).await.map_err(|e| e.context(reference))?;
+    found.ok_or_else(|| {
+        let error = Error::not_found(format!("{reference} does not exist"));
+        match place {
+            Place::Layout(layout) => match (layout.tags().as_slice(), target) {
+                ([], _) => error.hint("name a directory that holds an OCI layout, and a tag in it"),
+                (tags, _) => error.hint(format!("the tags there are {}", tags.join(", "))),
+            },
+            Place::Registry(_) => {
+                error.hint("check the name and the tag; a private repository also looks like this without a login")
+            }
+        }
+    })
+}
+
+/// Reads every manifest below `root`; no config, no layer. Each digest is read once.
+pub async fn tree(place: &Place, root: &Root) -> Result<Node> {
+    let mut nodes = 0;
+    Box::pin(node(place, root.clone(), 0, &mut nodes)).await
+}
+
+async fn node(place: &Place, root: Root, depth: usize, nodes: &mut usize) -> Result<Node> {
+    *nodes += 1;
+    if depth > MAX_DEPTH || *nodes > MAX_NODES {
+        return Err(Error::content(format!(
+            "the index is too large: at most {MAX_NODES} manifests in {MAX_DEPTH} levels are read"
+        )));
+    }
+    let index = match root.document {
+        Document::Manifest(manifest) => return Ok(Node::Manifest(root.descriptor, manifest)),
+        Document::Index(index) => index,
+    };
+    let mut children = Vec::with_capacity(index.manifests.len().min(MAX_NODES));
+    for descriptor in &index.manifests {
+        children.push(match descriptor.kind() {
+            Kind::Index(_) | Kind::Manifest(_) => {
+                let child = place.manifest(descriptor).await?;
+                Some(Box::pin(node(place, child, depth + 1, nodes)).await?)
+            }
+            _ => None,
+        });
+    }
+    Ok(Node::Index(root.descriptor, index, children))
+}
+
+impl Image {
+    /// Reads the config of `manifest`; refuses what is no container image, or does not fit together.
+    pub async fn load(place: &Place, descriptor: &Descriptor, manifest: &Manifest) -> Result<Image> {
+        if !manifest.is_image() {
+            return Err(Error::content(format!(
+                "{} is not a container image: its config is {}",
+                descriptor.digest, manifest.config.media_type
+            )));
+        }
+        let bytes = place.small_blob(&manifest.config).await.map_err(|e| e.context("config"))?;
+        let config = ImageConfig::parse(&bytes).map_err(|e| e.context(format!("config {}", manifest.config.digest)))?;
+        config.check_layers(manifest.layers.len()).map_err(|e| e.context(&descriptor.digest))?;
+        let platform = config.platform()?;
+        Ok(Image { descriptor: descriptor.clone(), manifest: manifest.clone(), config, platform })
+    }
+}
+
+impl Image {
+    /// The layers, lowest first, with what each must hash to when it is decompressed.
+    pub fn layers(&self) -> Result<Vec<LayerSource>> {
+        let pairs = self.manifest.layers.iter().cloned().zip(self.config.diff_ids()?);
+        Ok(pairs.map(|(descriptor, diff_id)| LayerSource { descriptor, diff_id }).collect())
+    }
+}
+
+impl Node {
+    /// The descriptor of the manifest or index.
+    pub fn descriptor(&self) -> &Descriptor {
+        match self {
+            Node::Manifest(descriptor, _) | Node::Index(descriptor, _, _) => descriptor,
+        }
+    }
+
+    /// All manifests of the tree in order, each with the descriptor that the index has for it.
+    pub fn manifests(&self) -> Vec<(&Descriptor, &Manifest)> {
+        match self {
+            Node::Manifest(descriptor, manifest) => vec![(descriptor, manifest)],
+            Node::Index(_, _, children) => children.iter().flatten().flat_map(Node::manifests).collect(),
+        }
+    }
+}
+
+/// Loads the container images of a tree, each digest once: all of them, or those for `platforms`. Attestations and other
+/// artifacts are passed over.
+pub async fn images(place: &Place, tree: &Node, platforms: &[Platform]) -> Result<Vec<Image>> {
+    let mut images: Vec<Image> = Vec::new();
+    let mut others = Vec::new();
+    for (descriptor, manifest) in tree.manifests() {
+        let claimed = descriptor.platform()?;
+        let is_known = images.iter().any(|image| image.descriptor.digest == descriptor.digest);
+        if is_known
+            || !manifest.is_image()
+            || descriptor.is_attestation()
+            || claimed.as_ref().is_some_and(Platform::is_unknown)
+        {
+            continue;
+        }
+        let wanted =
+            |platform: &Platform| platforms.is_empty() || platforms.iter().any(|wanted| platform.matches(wanted));
+        match claimed {
+            Some(platform) if !wanted(&platform) => others.push(platform.to_string()),
+            _ => {
+                let image = Image::load(place, descriptor, manifest).await?;
+                if wanted(&image.platform) || claimed.is_some() {
+                    images.push(image);
+                } else {
+                    others.push(image.platform.to_string());
+                }
+            }
+        }
+    }
+    if images.is_empty() {
+        return Err(if others.is_empty() {
+            Error::content("there is no container image in it")
+        } else {
+            let wanted: Vec<String> = platforms.iter().map(Platform::to_string).collect();
+            Error::not_found(format!("there is no image for {}", wanted.join(", ")))
+                .hint(format!("there are {}", others.join(", ")))
+        });
+    }
+    Ok(images)
+}
+
+/// The tag that `reference` asks to be written; refuses a digest and no tag at all.
+pub fn destination_tag(reference: &Reference) -> Result<&str> {
+    let target = match reference {
+        Reference::Registry { target, .. } | Reference::Layout { target, .. } => target,
+    };
+    match target {
+        Some(Target::Tag(tag)) => Ok(tag),
+        Some(Target::Digest(_)) => Err(Error::usage(format!("the destination {reference} is a digest"))
+            .hint("name a tag; the digest follows from the content")),
+        None => Err(Error::usage(format!("the destination {reference} has no tag"))
+            .hint(format!("write the tag that the new image is to have: {reference}:TAG"))),
+    }
+}
