@@ -1,3 +1,16 @@
-//! The `capatch` command.
+//! The `capatch` command: read the command line, do it, say how it ended.
 
-fn main() {}
+use std::process::ExitCode;
+
+use capatch::cli;
+
+fn main() -> ExitCode {
+    let arguments = match cli::parse() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match cli::run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => cli::report(&error, &arguments),
+    }
+}

@@ -1,0 +1,183 @@
+//! The command line: arguments, one library call for each command, and its report. The only module that prints.
+//!
+//! stdout is data, stderr is talk. Exit codes: see [`crate::error::Kind`].
+
+mod bars;
+mod output;
+mod patch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use self::output::Output;
+use crate::error::{Error, Kind, Result};
+use crate::oci::platform::Platform;
+use crate::oci::reference::Reference;
+use crate::transport::Place;
+use crate::transport::registry::{Client, Options};
+
+/// Set a Linux file capability on a program inside an OCI image that already exists, and publish the result.
+///
+/// An IMAGE is NAME[:TAG|@DIGEST] or docker://NAME… in a registry, or oci:DIR[:TAG|@DIGEST], an OCI image layout.
+///
+/// Exit codes: 0 done or already so, 1 failed, 2 usage, 3 not found, 4 denied, 5 content did not verify or was refused,
+/// 6 rate limited, 7 the destination holds something else, 8 findings.
+#[derive(Parser)]
+#[command(name = "capatch", version, propagate_version = true, max_term_width = 110)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Patch(patch::Arguments),
+}
+
+/// What every command takes.
+#[derive(Args)]
+struct Common {
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Say more; twice: every request
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
+    /// Speak plain http with this registry; loopback registries do anyway
+    #[arg(long, global = true, value_name = "HOST[:PORT]", value_delimiter = ',', help_heading = "Registries")]
+    plain_http: Vec<String>,
+    /// Trust these certificate authorities too (PEM)
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Registries")]
+    ca_file: Option<PathBuf>,
+    /// Directory of HOST[:PORT]/{*.crt,*.cert,*.key} [default: certs.d of containers and docker]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Registries")]
+    cert_dir: Option<PathBuf>,
+    /// Read credentials from this file only [default: those of docker and podman]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Registries")]
+    authfile: Option<PathBuf>,
+    /// Let this token service have the credentials of a registry elsewhere
+    #[arg(long, global = true, value_name = "HOST[:PORT]", value_delimiter = ',', help_heading = "Registries")]
+    realm_host: Vec<String>,
+    /// The longest wait that a registry's rate limit may ask for, in seconds
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, help_heading = "Registries")]
+    max_wait: u64,
+    /// Blobs that move at the same time
+    #[arg(long, global = true, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64), help_heading = "Registries")]
+    jobs: u8,
+}
+
+impl Common {
+    fn client(&self) -> Result<Client> {
+        Client::new(Options {
+            plain_http: self.plain_http.clone(),
+            ca_file: self.ca_file.clone(),
+            cert_dir: self.cert_dir.clone(),
+            auth_file: self.authfile.clone(),
+            realm_hosts: self.realm_host.clone(),
+            max_wait: Duration::from_secs(self.max_wait),
+            ..Options::default()
+        })
+    }
+
+    fn output(&self) -> Output {
+        Output { json: self.json, quiet: self.quiet }
+    }
+}
+
+/// Reads the command line; what it asks to be printed (help, version, a mistake) is printed here.
+pub fn parse() -> Result<Arguments, ExitCode> {
+    Arguments::try_parse().map_err(|error| {
+        let code = if error.use_stderr() { Kind::Usage.exit_code() } else { 0 };
+        // There is nobody left to tell if this fails.
+        let _ = error.print();
+        ExitCode::from(code)
+    })
+}
+
+/// Does what the command line says.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let common = &arguments.common;
+    let level = match common.verbose {
+        _ if common.quiet => "error",
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::new(format!("capatch={level}"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = log.without_time().with_target(false).try_init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(2)
+        .build()
+        .map_err(|e| Error::io("cannot start", &e))?;
+    let result = runtime.block_on(async {
+        let work = async {
+            match &arguments.command {
+                Command::Patch(command) => patch::run(command, common).await,
+            }
+        };
+        tokio::select! {
+            result = work => result,
+            error = stopped() => Err(error),
+        }
+    });
+    // A thread that still reads a layer must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Waits for a signal that asks us to stop. The destination tag moves in one last request, so it has moved or it has not.
+async fn stopped() -> Error {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => Error::failed("interrupted"),
+        _ = terminate.recv() => Error::failed("terminated"),
+    }
+}
+
+/// Prints an error: a sentence, and the hint on a line of its own.
+pub fn report(error: &Error, arguments: &Arguments) -> ExitCode {
+    arguments.common.output().error(error);
+    ExitCode::from(error.kind().exit_code())
+}
+
+/// An image that a command works on.
+struct Named {
+    reference: Reference,
+    place: Place,
+}
+
+impl Named {
+    fn new(reference: &Reference, client: &Client) -> Result<Named> {
+        Ok(Named { reference: reference.clone(), place: Place::of(reference, client)? })
+    }
+}
+
+fn parse_platform(text: &str) -> Result<Platform, String> {
+    text.parse().map_err(with_hint)
+}
+
+fn parse_reference(text: &str) -> Result<Reference, String> {
+    text.parse().map_err(with_hint)
+}
+
+/// An error as clap prints it.
+fn with_hint(error: Error) -> String {
+    match error.hint_text() {
+        Some(hint) => format!("{error}\n  hint: {hint}"),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,92 @@
+//! Where text goes: data to stdout, talk to stderr. A reader that went away is no error, a full disk is.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::error::{Error, Kind, Result, printable};
+use crate::oci::digest::Digest;
+
+/// How a command reports.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    pub(super) json: bool,
+    pub(super) quiet: bool,
+}
+
+impl Output {
+    /// Prints the result of a command: `data` as JSON if that was asked for, else `text`.
+    pub(super) fn result(self, data: &impl Serialize, text: &str) -> Result<()> {
+        if self.json {
+            let json =
+                serde_json::to_string_pretty(data).map_err(|e| Error::failed(format!("cannot write JSON: {e}")))?;
+            print(&format!("{json}\n"))
+        } else {
+            print(text)
+        }
+    }
+
+    /// Says something on stderr.
+    pub(super) fn say(self, text: &str) {
+        if !self.quiet {
+            // Nobody is left to tell if stderr is closed.
+            let _ = writeln!(io::stderr(), "{}", printable(text));
+        }
+    }
+
+    /// Prints an error; with `--json` also as data, unless the data that shows it was printed already.
+    pub(super) fn error(self, error: &Error) {
+        let _ = writeln!(io::stderr(), "capatch: {error}");
+        if let Some(hint) = error.hint_text() {
+            let _ = writeln!(io::stderr(), "  hint: {hint}");
+        }
+        if self.json && error.kind() != Kind::Findings {
+            let data = serde_json::json!({"error": {
+                "kind": kind_name(error.kind()), "exit_code": error.kind().exit_code(),
+                "message": error.to_string(), "hint": error.hint_text(),
+            }});
+            let _ = print(&format!("{data:#}\n"));
+        }
+    }
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Failed => "failed",
+        Kind::Usage => "usage",
+        Kind::NotFound => "not-found",
+        Kind::Denied => "denied",
+        Kind::Content => "content",
+        Kind::RateLimited => "rate-limited",
+        Kind::DestinationRefused => "destination-refused",
+        Kind::Findings => "findings",
+    }
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("cannot write the result to stdout", &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes for people: `187 B`, `31.4 MiB`.
+pub(super) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// The start of a digest, enough for people.
+pub(super) fn short(digest: &Digest) -> String {
+    format!("{}:{}", digest.algorithm().name(), &digest.hex()[..12])
+}

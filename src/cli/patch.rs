@@ -1,0 +1,267 @@
+//! `capatch patch`.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::output::{bytes, short};
+use super::{Common, Named, bars, parse_platform, parse_reference, with_hint};
+use crate::capability::FileCapabilities;
+use crate::error::{Error, Result};
+use crate::kong::Profile;
+use crate::oci::config::Port;
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
+use crate::oci::reference::{Reference, Target};
+use crate::patch::{self, FileChange, ImageChange, Options, Outcome, Plan, Route};
+
+/// Put a file capability on a program inside an image and publish the result
+///
+/// The result is the source plus one layer, in which the program carries its capability; every other byte of it is the
+/// source's. All platforms of an index are patched, each with its own program.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The image to start from
+    #[arg(value_parser = parse_reference)]
+    source: Reference,
+    /// Where the result goes; must have a tag
+    #[arg(value_parser = parse_reference)]
+    destination: Reference,
+    /// The capabilities, in the words of setcap(8) and cap_from_text(3)
+    #[arg(long, value_name = "TEXT", default_value = "cap_net_bind_service=+ep", value_parser = parse_capabilities)]
+    cap: FileCapabilities,
+    /// Set exactly these capabilities instead of adding them to those that the file has
+    #[arg(long)]
+    replace_caps: bool,
+    /// The program, instead of the profile's; may be repeated
+    #[arg(long, value_name = "PATH", value_parser = parse_path)]
+    file: Vec<String>,
+    /// What to assume about the image: kong, none
+    #[arg(long, value_name = "NAME", default_value = "kong", value_parser = parse_profile)]
+    profile: &'static Profile,
+    /// Ports to expose beside those of the image [default: those of the profile, 80/tcp and 443/tcp]
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = parse_port)]
+    expose: Option<Vec<Port>>,
+    /// Ports not to expose any more
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = parse_port)]
+    unexpose: Vec<Port>,
+    /// Bake the listen variable (KONG_PROXY_LISTEN): the image's own value with its ports made 80 and 443, or VALUE
+    #[arg(long, value_name = "VALUE", num_args = 0..=1, require_equals = true)]
+    listen: Option<Option<String>>,
+    /// Set an environment variable in the config; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
+    env: Vec<(String, String)>,
+    /// Set a label in the config; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_label)]
+    label: Vec<(String, String)>,
+    /// Patch only these platforms, such as linux/amd64; the others stay as they are
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',', value_parser = parse_platform)]
+    platform: Vec<Platform>,
+    /// Print what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Replace whatever the destination tag holds
+    #[arg(long)]
+    force: bool,
+    /// Write the digest of the result into this file
+    #[arg(long, value_name = "FILE")]
+    digestfile: Option<PathBuf>,
+}
+
+/// The report as data.
+#[derive(Serialize)]
+struct Report<'a> {
+    source: String,
+    destination: String,
+    #[serde(flatten)]
+    outcome: &'a Outcome,
+    /// Bytes that came over the network.
+    downloaded: u64,
+    /// HTTP requests.
+    requests: u64,
+}
+
+pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
+    let output = common.output();
+    let client = common.client()?;
+    let source = Named::new(&arguments.source, &client)?;
+    let destination = Named::new(&arguments.destination, &client)?;
+    let options = options(arguments, common)?;
+    let route = Route {
+        from: &source.place,
+        source: &source.reference,
+        to: &destination.place.for_push(),
+        destination: &destination.reference,
+    };
+    let outcome = patch::apply(&route, &options, arguments.dry_run, &bars::bars(common)).await?;
+
+    let digest = match &outcome {
+        Outcome::Unchanged { digest, .. } => digest,
+        Outcome::Planned { plan, .. } | Outcome::Patched { plan, .. } => {
+            plan.notes.iter().for_each(|note| output.say(&format!("note: {note}")));
+            for image in &plan.images {
+                image
+                    .warnings
+                    .iter()
+                    .for_each(|warning| output.say(&format!("warning: {}: {warning}", image.platform)));
+            }
+            &plan.digest
+        }
+    };
+    if let Some(path) = arguments.digestfile.as_ref().filter(|_| !arguments.dry_run) {
+        std::fs::write(path, digest.as_str()).map_err(|e| Error::io(format!("cannot write {}", path.display()), &e))?;
+    }
+    let traffic = client.traffic();
+    let report = Report {
+        source: source.reference.to_string(),
+        destination: destination.reference.to_string(),
+        outcome: &outcome,
+        downloaded: traffic.downloaded,
+        requests: traffic.requests,
+    };
+    output.result(&report, &text(&report))
+}
+
+fn options(arguments: &Arguments, common: &Common) -> Result<Options> {
+    let profile = arguments.profile;
+    let expose = match &arguments.expose {
+        Some(ports) => ports.clone(),
+        None => profile.ports.iter().map(|port| port.parse()).collect::<Result<_>>()?,
+    };
+    if let Some(port) = expose.iter().find(|port| arguments.unexpose.contains(port)) {
+        return Err(Error::usage(format!("{port} is to be exposed and not to be exposed"))
+            .hint("name the ports to expose with --expose, without this one"));
+    }
+    if arguments.file.is_empty() && profile.files.is_empty() {
+        return Err(Error::usage(format!("the profile {} names no file", profile.name))
+            .hint("name the program with --file PATH"));
+    }
+    let created = match std::env::var("SOURCE_DATE_EPOCH") {
+        // Up to the year 9999, the last that RFC 3339 can write.
+        Ok(text) => Some(text.parse().ok().filter(|seconds| *seconds < 253_402_300_800_u64).ok_or_else(|| {
+            Error::usage(format!("SOURCE_DATE_EPOCH is '{text}', which is no number of seconds since 1970"))
+                .hint("unset it, or set it to something like $(git log -1 --format=%ct)")
+        })?),
+        Err(_) => None,
+    };
+    Ok(Options {
+        profile,
+        capabilities: arguments.cap,
+        replace: arguments.replace_caps,
+        files: arguments.file.clone(),
+        expose,
+        unexpose: arguments.unexpose.clone(),
+        listen: arguments.listen.clone(),
+        env: arguments.env.clone(),
+        labels: arguments.label.clone(),
+        platforms: arguments.platform.clone(),
+        created,
+        force: arguments.force,
+        jobs: usize::from(common.jobs),
+    })
+}
+
+fn text(report: &Report<'_>) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = match report.outcome {
+        Outcome::Unchanged { digest, .. } => {
+            let _ = writeln!(text, "unchanged: this is that patch of {} already", report.source);
+            writeln!(text, "{}", pinned(&report.destination, digest))
+        }
+        Outcome::Planned { plan, moves } => {
+            describe(&mut text, plan);
+            let (uploaded, mounted, skipped) = (bytes(moves.uploaded), bytes(moves.mounted), bytes(moves.skipped));
+            let _ = writeln!(text, "would upload {uploaded}, mount {mounted}, skip {skipped} that is there already");
+            writeln!(text, "{}\nnothing was written: this is a dry run", pinned(&report.destination, &plan.digest))
+        }
+        Outcome::Patched { plan, moves, replaced } => {
+            describe(&mut text, plan);
+            if let Some(replaced) = replaced {
+                let _ = writeln!(text, "replaced {replaced}");
+            }
+            let (uploaded, mounted, skipped) = (bytes(moves.uploaded), bytes(moves.mounted), bytes(moves.skipped));
+            let downloaded = bytes(report.downloaded);
+            let _ = writeln!(
+                text,
+                "downloaded {downloaded}, uploaded {uploaded}, mounted {mounted}, skipped {skipped} that was there already"
+            );
+            writeln!(text, "{}", pinned(&report.destination, &plan.digest))
+        }
+    };
+    text
+}
+
+fn describe(text: &mut String, plan: &Plan) {
+    for ImageChange { platform, files, layer, exposed_ports, env, .. } in &plan.images {
+        let _ = writeln!(text, "{platform}");
+        for file in files {
+            let FileChange { asked, path, layer, layer_digest, mode, uid, gid, size, .. } = file;
+            let (size, from) = (bytes(*size), short(layer_digest));
+            let _ = writeln!(text, "  file    {path}  ({mode} {uid}:{gid}, {size}, in layer {layer} {from})");
+            if asked != path {
+                let _ = writeln!(text, "          found through the link {asked}");
+            }
+            let _ = match (&file.capabilities_before, file.changed) {
+                (Some(_), false) => writeln!(text, "  caps    {} (already)", file.capabilities),
+                (Some(before), true) => writeln!(text, "  caps    {before} → {}", file.capabilities),
+                (None, _) => writeln!(text, "  caps    none → {}", file.capabilities),
+            };
+        }
+        if let Some(layer) = layer {
+            let _ = writeln!(text, "  layer   {} ({})", short(&layer.digest), bytes(layer.size));
+        }
+        let _ = writeln!(text, "  ports   {}", exposed_ports.join(" "));
+        for variable in env {
+            let _ = writeln!(text, "  env     {variable}");
+        }
+    }
+}
+
+/// The destination by its digest, to be used as it is.
+fn pinned(destination: &str, digest: &Digest) -> String {
+    match destination.parse::<Reference>() {
+        Ok(Reference::Registry { repository, target: Some(Target::Tag(tag)) }) => {
+            format!("{repository}:{tag}@{digest}")
+        }
+        _ => format!("{destination}@{digest}"),
+    }
+}
+
+fn parse_capabilities(text: &str) -> Result<FileCapabilities, String> {
+    text.parse().map_err(with_hint)
+}
+
+fn parse_profile(text: &str) -> Result<&'static Profile, String> {
+    Profile::named(text).map_err(with_hint)
+}
+
+fn parse_port(text: &str) -> Result<Port, String> {
+    text.parse().map_err(with_hint)
+}
+
+fn parse_path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') && !text.contains('\0') {
+        Ok(text.to_owned())
+    } else {
+        Err("write the absolute path that the file has in the image".to_owned())
+    }
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = parse_pair(text)?;
+    if name == patch::RECORD || name.starts_with("org.opencontainers.image.base.") {
+        return Err(format!("the label {name} is written by capatch itself"));
+    }
+    Ok((name, value))
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !name.contains(char::is_control) && !value.contains('\0') => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}

@@ -1,0 +1,269 @@
+//! Stores what was planned: blobs, then manifests, then the tag, which moves last and in one request.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::copy::{self, Moved, Mover};
+use crate::error::{self, Error, Result};
+use crate::image::{self, Node};
+use crate::oci::config::ImageConfig;
+use crate::oci::descriptor::Descriptor;
+use crate::oci::digest::Digest;
+use crate::oci::manifest::{BASE_DIGEST, BASE_NAME, Document, Manifest};
+use crate::oci::media_type::{Family, Kind};
+use crate::oci::reference::{Reference, Repository, Target};
+use crate::patch::Options;
+use crate::patch::plan::{Plan, Planned, plan};
+use crate::patch::record::{ANNOTATIONS, LABELS, Record, Request};
+use crate::progress::Progress;
+use crate::transport::registry::Stored;
+use crate::transport::{Place, Root};
+
+/// What happened.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The destination already is this patch of this source.
+    Unchanged {
+        /// The digest of what the source names.
+        source_digest: Digest,
+        /// The digest of what the destination names.
+        digest: Digest,
+    },
+    /// The plan of a dry run.
+    Planned {
+        /// What would change.
+        #[serde(flatten)]
+        plan: Plan,
+        /// What would move.
+        moves: Moved,
+    },
+    /// The destination was written.
+    Patched {
+        /// What changed.
+        #[serde(flatten)]
+        plan: Plan,
+        /// What the destination tag named before.
+        replaced: Option<Digest>,
+        /// What was moved.
+        moves: Moved,
+    },
+}
+
+/// The places and names that a patch goes from and to.
+pub struct Route<'a> {
+    /// Where the source is.
+    pub from: &'a Place,
+    /// The source as it was typed.
+    pub source: &'a Reference,
+    /// Where the result goes.
+    pub to: &'a Place,
+    /// The destination as it was typed.
+    pub destination: &'a Reference,
+}
+
+/// Patches `route.source` and publishes the result as `route.destination`; with `dry_run` only says what would happen.
+///
+/// # Errors
+/// [`error::Kind::DestinationRefused`] if the destination tag holds something that is not an earlier patch of the same
+/// repository, or changes while we work. In every case of an error the tag is where it was.
+pub async fn apply(
+    route: &Route<'_>,
+    options: &Options,
+    dry_run: bool,
+    progress: &Arc<dyn Progress>,
+) -> Result<Outcome> {
+    let tag = image::destination_tag(route.destination)?;
+    let target = Target::Tag(tag.to_owned());
+    let request = options.request()?;
+    let source = image::resolve(route.from, route.source).await?;
+    let name = base_name(route.source);
+    let old = route.to.resolve(Some(&target)).await.map_err(|e| e.context(route.destination))?;
+    if let Some(old) = &old {
+        match compare(route, &source, old, name.as_deref(), &request).await? {
+            Standing::Same => {
+                return Ok(Outcome::Unchanged {
+                    source_digest: source.descriptor.digest.clone(),
+                    digest: old.descriptor.digest.clone(),
+                });
+            }
+            Standing::Earlier => {}
+            Standing::Other(_) if options.force => {}
+            Standing::Other(what) => {
+                return Err(Error::new(
+                    error::Kind::DestinationRefused,
+                    format!("{} {what} ({})", route.destination, old.descriptor.digest),
+                )
+                .hint("choose another tag, or replace it with --force"));
+            }
+        }
+    }
+    if !dry_run {
+        route.to.prepare()?;
+    }
+    let Planned { plan, root, manifests, blobs, base, untouched } =
+        plan(route.from, name.as_deref(), &source, options, progress).await.map_err(|e| e.context(route.source))?;
+
+    let mut all_base = base;
+    all_base.extend(untouched.iter().flat_map(copy::blobs_of));
+    let mover = |distrust| Mover { jobs: options.jobs, progress: progress.clone(), distrust };
+    if dry_run {
+        let mut moves = mover(false).foresee(route.from, route.to, &all_base).await?;
+        moves.uploaded += blobs.iter().map(|(descriptor, _)| descriptor.size).sum::<u64>();
+        return Ok(Outcome::Planned { plan, moves });
+    }
+
+    let context = |e: Error| e.context(route.destination);
+    let mut moves = Moved::default();
+    let mut trusted = true;
+    loop {
+        let mover = mover(!trusted);
+        moves += mover.copy(route.from, route.to, &all_base).await.map_err(context)?;
+        moves += mover.push(route.to, None, blobs.clone()).await.map_err(context)?;
+        match push_manifests(route, &untouched, &manifests).await.map_err(context)? {
+            Stored::Stored => {}
+            Stored::BlobUnknown(_) if trusted => {
+                trusted = false;
+                continue;
+            }
+            Stored::BlobUnknown(error) => return Err(context(error)),
+        }
+        // Registries have no compare-and-set; this closes all but the last moment (faults.md E21).
+        let now = route.to.resolve(Some(&target)).await.map_err(context)?;
+        let digest = |root: &Option<Root>| root.as_ref().map(|root| root.descriptor.digest.clone());
+        if digest(&now) != digest(&old) && !options.force {
+            return Err(Error::new(
+                error::Kind::DestinationRefused,
+                format!("{} was changed by somebody else meanwhile", route.destination),
+            )
+            .hint("run the command again"));
+        }
+        match route.to.publish(tag, &root.0, &root.1).await.map_err(context)? {
+            Stored::Stored => return Ok(Outcome::Patched { plan, replaced: digest(&old), moves }),
+            Stored::BlobUnknown(_) if trusted => trusted = false,
+            Stored::BlobUnknown(error) => return Err(context(error)),
+        }
+    }
+}
+
+/// Stores what is below the root, children before parents.
+async fn push_manifests(route: &Route<'_>, untouched: &[Node], new: &[(Descriptor, Bytes)]) -> Result<Stored> {
+    for node in untouched {
+        if let Stored::BlobUnknown(error) = copy::copy_manifests(route.from, route.to, node).await? {
+            return Ok(Stored::BlobUnknown(error));
+        }
+    }
+    for (descriptor, bytes) in new {
+        if let Stored::BlobUnknown(error) = route.to.push_manifest(descriptor, bytes).await? {
+            return Ok(Stored::BlobUnknown(error));
+        }
+    }
+    Ok(Stored::Stored)
+}
+
+/// What the source is called wherever it is read: a registry name, and never a path of this machine.
+fn base_name(source: &Reference) -> Option<String> {
+    match source {
+        Reference::Registry { repository, target: None } => Some(format!("{repository}:latest")),
+        Reference::Registry { .. } => Some(source.to_string()),
+        Reference::Layout { .. } => None,
+    }
+}
+
+/// How what the destination tag holds stands to what we would put there.
+enum Standing {
+    /// It is that.
+    Same,
+    /// It is an earlier patch of the same repository.
+    Earlier,
+    /// It is something else, for this reason.
+    Other(&'static str),
+}
+
+async fn compare(
+    route: &Route<'_>,
+    source: &Root,
+    old: &Root,
+    name: Option<&str>,
+    request: &Request,
+) -> Result<Standing> {
+    let Some(said) = said(route.to, old, source).await? else {
+        return Ok(Standing::Other("exists and is no result of capatch"));
+    };
+    if !said.intact {
+        return Ok(Standing::Other("was made by capatch, but somebody changed it since"));
+    }
+    let repository = |name: &str| -> Option<Repository> {
+        match name.parse().ok()? {
+            Reference::Registry { repository, .. } => Some(repository),
+            Reference::Layout { .. } => None,
+        }
+    };
+    if said.base_name.as_deref().and_then(repository) != name.and_then(repository) {
+        return Ok(Standing::Other("is a patch of another repository"));
+    }
+    let same = said.base_digest.as_deref() == Some(source.descriptor.digest.as_str())
+        && said.base_name.as_deref() == name
+        && said.request == *request;
+    Ok(if same { Standing::Same } else { Standing::Earlier })
+}
+
+/// What a patched image says about itself.
+struct Said {
+    request: Request,
+    base_name: Option<String>,
+    base_digest: Option<String>,
+    intact: bool,
+}
+
+/// Reads the record of `root`, which is to be a patch of `source`. Docker's manifests have no annotations, so there the
+/// configs are asked: of every image of a list, for nothing seals the list itself.
+async fn said(place: &Place, root: &Root, source: &Root) -> Result<Option<Said>> {
+    if let Some(record) = Record::read(&root.bytes, ANNOTATIONS)? {
+        return Ok(Some(Said {
+            base_name: root.document.annotation(BASE_NAME)?,
+            base_digest: root.document.annotation(BASE_DIGEST)?,
+            intact: record.is_intact(&root.bytes, ANNOTATIONS)?,
+            request: record.request,
+        }));
+    }
+    match &root.document {
+        Document::Manifest(manifest) if manifest.family == Family::Docker => said_by_config(place, manifest).await,
+        Document::Index(index) if index.family == Family::Docker => {
+            let sources: Vec<&Digest> = source.document.children().iter().map(|child| &child.digest).collect();
+            let mut all: Option<Said> = None;
+            let mut foreign = false;
+            for child in index.manifests.iter().filter(|child| !sources.contains(&&child.digest)) {
+                let one = match child.kind() {
+                    Kind::Manifest(_) => Box::pin(said(place, &place.manifest(child).await?, source)).await?,
+                    _ => None,
+                };
+                match (&mut all, one) {
+                    (_, None) => foreign = true,
+                    (None, one) => all = one,
+                    (Some(all), Some(one)) => all.intact &= one.intact && one.request == all.request,
+                }
+            }
+            Ok(all.map(|all| Said { intact: all.intact && !foreign, ..all }))
+        }
+        _ => Ok(None),
+    }
+}
+
+async fn said_by_config(place: &Place, manifest: &Manifest) -> Result<Option<Said>> {
+    if !manifest.is_image() {
+        return Ok(None);
+    }
+    let bytes = place.small_blob(&manifest.config).await?;
+    let Some(record) = Record::read(&bytes, LABELS)? else { return Ok(None) };
+    let config = ImageConfig::parse(&bytes)?;
+    let labels = config.labels()?;
+    Ok(Some(Said {
+        base_name: labels.get(BASE_NAME).cloned(),
+        base_digest: labels.get(BASE_DIGEST).cloned(),
+        intact: record.is_intact(&bytes, LABELS)? && config.check_layers(manifest.layers.len()).is_ok(),
+        request: record.request,
+    }))
+}

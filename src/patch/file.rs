@@ -1,0 +1,171 @@
+//! The files of one image: found through its layers, checked, given their capabilities, packed into one layer.
+
+use std::sync::Arc;
+
+use crate::blob::Spool;
+use crate::capability::{FileCapabilities, XATTR};
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::layer::build::{Addition, BuiltLayer, build};
+use crate::layer::lookup::{FindError, Found, Stack};
+use crate::layer::path;
+use crate::oci::media_type::Compression;
+use crate::patch::plan::{FileChange, layer_digest};
+use crate::patch::{Options, elf};
+use crate::progress::{Progress, WatchedReader};
+use crate::transport::{Place, blocking};
+
+/// What was found and made for one image.
+pub(super) struct PatchedFiles {
+    pub(super) files: Vec<FileChange>,
+    /// None if every file is as asked for.
+    pub(super) layer: Option<BuiltLayer>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Finds the files `asked` in `image` and makes the layer in which they have their capabilities.
+pub(super) async fn patch_files(
+    place: &Place,
+    image: &Image,
+    options: &Options,
+    asked: &[String],
+    progress: &Arc<dyn Progress>,
+) -> Result<PatchedFiles> {
+    if asked.is_empty() {
+        return Err(Error::usage("no file is named").hint("name the program with --file PATH"));
+    }
+    let (place, image, options, asked, progress) =
+        (place.clone(), image.clone(), options.clone(), asked.to_vec(), progress.clone());
+    blocking(move || patch(&place, &image, &options, &asked, &progress)).await
+}
+
+fn patch(
+    place: &Place,
+    image: &Image,
+    options: &Options,
+    asked: &[String],
+    progress: &Arc<dyn Progress>,
+) -> Result<PatchedFiles> {
+    let descriptors = image.manifest.layers.clone();
+    let handle = tokio::runtime::Handle::current();
+    let mut stack = Stack::new(image.layers()?, |layer| {
+        let descriptor =
+            descriptors.get(layer).ok_or_else(|| Error::failed("internal error: there is no such layer"))?;
+        let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
+        Ok(WatchedReader::new(handle.block_on(place.reader(descriptor))?, bar))
+    });
+    stack.expect(asked.iter().map(String::as_bytes));
+    let mut result = PatchedFiles { files: Vec::new(), layer: None, warnings: Vec::new() };
+    let mut changed: Vec<(Found, Vec<u8>)> = Vec::new();
+    for (asked, found) in find(|path| stack.find(path), asked, options.files.is_empty())? {
+        let path = path::show(&found.path);
+        if result.files.iter().any(|file| file.path == path) {
+            continue;
+        }
+        let (before, after) = capabilities(&found, image, options).map_err(|e| e.context(&path))?;
+        warn(&found, &path, image, before.as_ref(), &after, &mut result.warnings)?;
+        let value = after.encode();
+        let is_changed = found.entry.xattrs.get(XATTR.as_bytes()) != Some(&value);
+        result.files.push(FileChange {
+            asked,
+            path,
+            layer: found.layer + 1,
+            layer_digest: layer_digest(&image.manifest, found.layer)?,
+            mode: format!("{:04o}", found.entry.mode),
+            uid: found.entry.uid,
+            gid: found.entry.gid,
+            size: found.content.size(),
+            capabilities_before: before.map(|c| c.to_string()),
+            capabilities: after.to_string(),
+            changed: is_changed,
+        });
+        if is_changed {
+            changed.push((found, value));
+        }
+    }
+    if !changed.is_empty() {
+        let additions: Vec<Addition<'_>> =
+            changed.iter().map(|(found, value)| Addition { found, capability: Some(value.clone()) }).collect();
+        result.layer = Some(build(&additions, Compression::Gzip)?);
+    }
+    Ok(result)
+}
+
+/// All of `asked`; of the candidates of a profile, the first that the image has.
+fn find(
+    mut find: impl FnMut(&[u8]) -> Result<Found, FindError>,
+    asked: &[String],
+    candidates: bool,
+) -> Result<Vec<(String, Found)>> {
+    let mut found = Vec::new();
+    let mut missing = None;
+    for asked in asked {
+        match find(asked.as_bytes()).map_err(Error::from) {
+            Ok(file) if candidates => return Ok(vec![(asked.clone(), file)]),
+            Ok(file) => found.push((asked.clone(), file)),
+            Err(error) if candidates && error.kind() == crate::error::Kind::NotFound => {
+                missing.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    missing.map_or(Ok(found), Err)
+}
+
+/// The file's capabilities before and after; refuses files that must not have any.
+fn capabilities(
+    found: &Found,
+    image: &Image,
+    options: &Options,
+) -> Result<(Option<FileCapabilities>, FileCapabilities)> {
+    elf::check(&head(&found.content)?, &image.platform)?;
+    let before = found.entry.xattrs.get(XATTR.as_bytes()).map(|value| FileCapabilities::decode(value)).transpose()?;
+    let after = match &before {
+        Some(before) if !options.replace => before.merge(&options.capabilities)?,
+        _ => options.capabilities,
+    };
+    Ok((before, after))
+}
+
+fn head(content: &Spool) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let mut head = Vec::with_capacity(elf::HEAD);
+    let mut start = content.reader(0).take(elf::HEAD as u64);
+    start.read_to_end(&mut head).map_err(|e| Error::io("a temporary file", &e))?;
+    Ok(head)
+}
+
+fn warn(
+    found: &Found,
+    path: &str,
+    image: &Image,
+    before: Option<&FileCapabilities>,
+    after: &FileCapabilities,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let entry = &found.entry;
+    if entry.mode & 0o4000 != 0 && entry.uid == 0 {
+        warnings.push(format!("{path} is setuid root: it has every capability anyway"));
+    }
+    if entry.mode & 0o111 == 0 {
+        warnings.push(format!("{path} is not executable (mode {:04o})", entry.mode));
+    }
+    for volume in image.config.volumes()? {
+        let prefix = volume.trim_end_matches('/');
+        if path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/')) {
+            warnings.push(format!("{path} is under the volume {volume}, which may hide it when the container runs"));
+        }
+    }
+    for name in &found.other_names {
+        let name = path::show(name);
+        warnings.push(format!(
+            "{name} is a hard link to the same file; it keeps the old one, without the new capabilities"
+        ));
+    }
+    if before.is_some_and(|before| !before.effective && !before.permitted.is_empty()) && after.effective {
+        warnings.push(format!(
+            "the capabilities that {path} had were not effective, and now are: a file has one flag for all"
+        ));
+    }
+    Ok(())
+}

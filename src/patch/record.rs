@@ -1,0 +1,158 @@
+//! What a patched image says about itself: what was asked for, and a seal that breaks if another tool edits it later.
+//!
+//! The record is the annotation (Docker family: config label) `dev.capatch.patch`. It makes the second run of the same
+//! patch `unchanged` without looking at a layer, and tells `verify` which differences from the base were declared.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::oci::digest::Digest;
+use crate::oci::json::Object;
+
+/// The annotation or label that holds the record.
+pub const NAME: &str = "dev.capatch.patch";
+
+/// The form of the output; another one makes another image out of the same input.
+const FORMAT: u32 = 1;
+
+/// What the user asked for, in its normal form.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Request {
+    /// In the words of getcap(8).
+    pub capabilities: String,
+    /// Set exactly these capabilities instead of adding them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub replace: bool,
+    /// The files asked for.
+    pub files: Vec<String>,
+    /// Ports to expose.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub expose: Vec<String>,
+    /// Ports not to expose any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unexpose: Vec<String>,
+    /// The listen variable and its value; an empty value means «derive it from the image».
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<(String, String)>,
+    /// Environment variables to set.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Labels to set.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The platforms asked for; none means all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<String>,
+    /// From `SOURCE_DATE_EPOCH`, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+}
+
+/// The record of one patch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    format: u32,
+    /// What was asked for.
+    pub request: Request,
+    /// The files that were found for it, with their capabilities now; none in the record of an index.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
+    /// The digest of the document without this record.
+    seal: Digest,
+}
+
+/// Where a document keeps its annotations or labels: the path of member names to that object.
+pub type Holder = &'static [&'static str];
+/// In a manifest or index.
+pub const ANNOTATIONS: Holder = &["annotations"];
+/// In an image config.
+pub const LABELS: Holder = &["config", "Labels"];
+
+impl Record {
+    /// Puts the record of `request` into `document`, as its last edit.
+    pub fn seal(
+        request: &Request,
+        files: BTreeMap<String, String>,
+        document: &[u8],
+        holder: Holder,
+    ) -> Result<Vec<u8>> {
+        let document = edit(&Object::parse(document)?, holder, &mut |holder| {
+            holder.remove(NAME);
+            Ok(())
+        })?;
+        let record = Record { format: FORMAT, request: request.clone(), files, seal: Digest::of(&document.to_bytes()) };
+        let text =
+            serde_json::to_string(&record).map_err(|e| Error::failed(format!("cannot write the record: {e}")))?;
+        Ok(edit(&document, holder, &mut |holder| holder.set(NAME, &text))?.to_bytes())
+    }
+
+    /// The record of an image: from its manifest, or from its config if that is Docker's.
+    pub fn of(manifest: &[u8], config: &[u8]) -> Result<Option<Record>> {
+        match Record::read(manifest, ANNOTATIONS)? {
+            Some(record) => Ok(Some(record)),
+            None => Record::read(config, LABELS),
+        }
+    }
+
+    /// The record in `document`, if it has one that we can read.
+    pub fn read(document: &[u8], holder: Holder) -> Result<Option<Record>> {
+        let mut object = Object::parse(document)?;
+        for name in holder {
+            match object.get(name)? {
+                Some(inner) => object = inner,
+                None => return Ok(None),
+            }
+        }
+        let text: Option<String> = object.get(NAME)?;
+        // A record of a later version is no record of ours, but no reason to fail either.
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()).filter(|record: &Record| record.format == FORMAT))
+    }
+
+    /// Whether `document`, which holds this record, is still as capatch wrote it.
+    pub fn is_intact(&self, document: &[u8], holder: Holder) -> Result<bool> {
+        let without = edit(&Object::parse(document)?, holder, &mut |holder| {
+            holder.remove(NAME);
+            Ok(())
+        })?;
+        Ok(Digest::of(&without.to_bytes()) == self.seal)
+    }
+}
+
+/// The document with the object at `path` edited; missing objects on the way are made.
+fn edit(document: &Object, path: &[&str], change: &mut dyn FnMut(&mut Object) -> Result<()>) -> Result<Object> {
+    let mut document = document.clone();
+    match path {
+        [] => change(&mut document)?,
+        [name, rest @ ..] => {
+            let inner: Object = document.get(name)?.unwrap_or_default();
+            document.set(name, &edit(&inner, rest, change)?)?;
+        }
+    }
+    Ok(document)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seal_breaks_with_the_document() {
+        for holder in [ANNOTATIONS, LABELS] {
+            let request = Request { capabilities: "cap_net_bind_service=ep".into(), ..Request::default() };
+            let sealed = Record::seal(&request, BTreeMap::new(), br#"{"a": 1.10,"config":{"x":[ ]}}"#, holder).unwrap();
+            let record = Record::read(&sealed, holder).unwrap().unwrap();
+            assert_eq!(record.request, request);
+            assert!(record.is_intact(&sealed, holder).unwrap());
+            let text = String::from_utf8(sealed.clone()).unwrap();
+            for (from, to) in [("1.10", "1.1"), ("\"x\"", "\"y\"")] {
+                assert!(!record.is_intact(text.replacen(from, to, 1).as_bytes(), holder).unwrap(), "{from}");
+            }
+            assert_eq!(Record::seal(&request, BTreeMap::new(), &sealed, holder).unwrap(), sealed, "sealed again");
+        }
+        assert_eq!(Record::read(b"{}", LABELS).unwrap(), None);
+        assert_eq!(Record::read(br#"{"annotations":{"dev.capatch.patch":"junk"}}"#, ANNOTATIONS).unwrap(), None);
+    }
+}
