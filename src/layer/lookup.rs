@@ -333,7 +333,7 @@ mod tests {
     use super::*;
     use crate::layer::testing::*;
 
-    pub(crate) fn sources(layers: &[Layer]) -> Vec<LayerSource> {
+    fn sources(layers: &[Layer]) -> Vec<LayerSource> {
         let source = |l: &Layer| LayerSource { descriptor: l.descriptor.clone(), diff_id: l.diff_id.clone() };
         layers.iter().map(source).collect()
     }
@@ -460,12 +460,12 @@ mod tests {
             &[merged(), vec![file("sbin/.wh.x", b""), file("sbin/y", b"1")]],
             "usr/sbin/y",
             "/usr/sbin/y 1 1",
-            &[1, 1],
+            &[1, 2],
         );
         fails(&[merged(), vec![file("sbin/.wh.x", b"")]], "usr/sbin/x", &["no /usr/sbin/x"]);
         fails(&[merged(), vec![file("sbin/.wh..wh..opq", b"")]], "usr/sbin/x", &["no /usr/sbin/x"]);
         let inside = tree(&["usr", "usr/lib"], vec![symlink("lib", "usr/lib"), file("lib/foo", b"f")]);
-        check(&[inside], "usr/lib/foo", "/usr/lib/foo 0 f", &[1]);
+        check(&[inside], "usr/lib/foo", "/usr/lib/foo 0 f", &[2]);
     }
 
     #[test]

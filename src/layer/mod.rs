@@ -10,6 +10,7 @@ pub mod entry;
 pub mod lookup;
 pub mod path;
 pub mod reader;
+pub mod tree;
 
 mod header;
 mod hints;
@@ -18,5 +19,7 @@ mod pax;
 mod view;
 mod whiteout;
 
+#[cfg(test)]
+mod agreement;
 #[cfg(test)]
 mod testing;
