@@ -1,4 +1,64 @@
-//! capatch puts a Linux file capability on a binary inside an OCI image that already exists.
+//! capatch puts a Linux file capability on a program inside an OCI image that already exists, and publishes the result:
+//! no Dockerfile, no daemon, no root, no emulator for foreign architectures. It can prove that nothing else changed.
+//!
+//! This page is the architecture: read it first.
+//!
+//! # Bird's-eye view
+//!
+//! A user names a source and a destination. Data goes one way:
+//!
+//! ```text
+//! reference → place (source) → index / manifest → find the file through the layers → merge the capability
+//!           → build one layer → edit the config → new manifest / index → place (destination) → tag, last and once
+//! ```
+//!
+//! Network code is async and at the edge ([`transport`]). From a blob's stream on, everything is plain synchronous code
+//! over [`std::io::Read`], bytes and values, run beside the async code by [`transport::blocking`].
+//!
+//! # Code map
+//!
+//! Each module imports only from those above it; `tests/architecture.rs` fails otherwise.
+//!
+//! - [`error`]: errors as sentences, each with a kind (the exit code) and perhaps a hint. [`progress`]: who is told how
+//!   far the bytes have come.
+//! - [`oci`]: the data model as pure values: digests, lossless JSON, media types, platforms, references, descriptors,
+//!   manifests, configs.
+//! - [`capability`]: Linux file capabilities as pure values: the text of setcap(8), the bytes of the extended attribute.
+//! - [`blob`]: content that was hashed.
+//! - [`layer`]: compression, tar frames and PAX records, the merged view of many layers (`lookup` lazily from the top,
+//!   `tree` wholly from the bottom; tests hold one against the other), and the one layer that we add.
+//! - [`transport`]: where images live. `registry` is our own client for the distribution specification; `layout` is a
+//!   directory; [`transport::Place`] is either. The only user of the network; knows no layer and no patch.
+//! - [`image`]: an image at a place: manifest and config, and the tree of manifests below an index.
+//! - [`copy`]: moves blobs and manifests between places. [`kong`]: what we know of Kong: profiles, versions, the grammar
+//!   of its listen variables.
+//! - [`patch`]: the use case. `plan` finds out what would change and makes the new content, `apply` stores it; `record`
+//!   is what a patched image says about itself.
+//! - [`validate`]: re-derives every digest, size and diff ID; compares an image with its base.
+//! - [`cli`]: one file for each command. The only module that prints; `main` alone ends the process.
+//!
+//! # Invariants
+//!
+//! - **Raw bytes are the truth.** Documents are edited as ordered objects of raw members ([`oci::json`]); what is not
+//!   edited keeps its bytes. Typed structs are views and are never serialised back.
+//! - **A blob is believed only after its size and digest matched.** Headers are hints. A tag is resolved once; after
+//!   that everything is named by digest.
+//! - **Image content is never unpacked and never executed.** Layers are streamed, and memory does not grow with them. The
+//!   file to be patched passes through an unnamed temporary file.
+//! - **Tar is read by our own reader** over `tar::Header`: PAX records by their length, the last one wins, nothing is
+//!   allocated on a header's word. gzip is read with `MultiGzDecoder` only.
+//! - **The new layer repeats the file and its parent directories with exactly the metadata of the merged view.** Only
+//!   `security.capability` differs, in revision 2.
+//! - **Capabilities are merged**, not overwritten, unless the user says so.
+//! - **The family follows the source**: Docker media types stay Docker's, OCI's stay OCI's.
+//! - **Same input, same digest**, whatever the host, clock, locale or umask.
+//! - **Children before parents; the destination's tag moves last**, in one request. Killed before, it names what it did.
+//! - **Credentials belong to an origin.** One function decides every hop: redirects, token services, upload locations.
+//! - **A patched image inherits no attestation** and says what it came from.
+//! - **A parse failure is never «empty».** It is refused, nothing is published, nothing is left half-written.
+
+#![warn(missing_docs)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr))]
 
 pub mod blob;
 pub mod capability;
@@ -12,3 +72,4 @@ pub mod oci;
 pub mod patch;
 pub mod progress;
 pub mod transport;
+pub mod validate;

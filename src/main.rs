@@ -1,5 +1,7 @@
 //! The `capatch` command: read the command line, do it, say how it ended.
 
+#![warn(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+
 use std::process::ExitCode;
 
 use capatch::cli;

@@ -3,8 +3,11 @@
 //! stdout is data, stderr is talk. Exit codes: see [`crate::error::Kind`].
 
 mod bars;
+mod getcap;
+mod inspect;
 mod output;
 mod patch;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,7 +39,10 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    Patch(patch::Arguments),
+    Patch(Box<patch::Arguments>),
+    Getcap(getcap::Arguments),
+    Verify(verify::Arguments),
+    Inspect(inspect::Arguments),
 }
 
 /// What every command takes.
@@ -123,6 +129,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let work = async {
             match &arguments.command {
                 Command::Patch(command) => patch::run(command, common).await,
+                Command::Getcap(command) => getcap::run(command, common).await,
+                Command::Verify(command) => verify::run(command, common).await,
+                Command::Inspect(command) => inspect::run(command, common).await,
             }
         };
         tokio::select! {

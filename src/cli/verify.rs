@@ -1,0 +1,98 @@
+//! `capatch verify`.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::output::bytes;
+use super::{Common, Named, bars, parse_reference};
+use crate::error::{Error, Kind, Result, printable};
+use crate::image;
+use crate::oci::reference::Reference;
+use crate::validate::{self, Subject};
+
+/// Re-derive every digest, size and diff ID of an image, and prove that nothing undeclared changed
+///
+/// Exits with 5 if content does not match, with 8 if something differs from the base that the patch did not declare.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[arg(value_parser = parse_reference)]
+    image: Reference,
+    /// Compare with the image that this one was made from: all files with all metadata, and the configs
+    #[arg(long, value_name = "IMAGE", value_parser = parse_reference)]
+    base: Option<Reference>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    image: String,
+    base: Option<String>,
+    ok: bool,
+    #[serde(flatten)]
+    verified: validate::Report,
+}
+
+pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
+    let client = common.client()?;
+    let Named { reference, place } = Named::new(&arguments.image, &client)?;
+    let progress = bars::bars(common);
+    let root = image::resolve(&place, &reference).await?;
+    let subject = Subject { place: &place, root: &root };
+    let context = |e: Error| e.context(&reference);
+    let verified = match &arguments.base {
+        None => validate::verify(subject, None, &progress).await.map_err(context)?,
+        Some(base) => {
+            let Named { reference: base, place } = Named::new(base, &client)?;
+            let root = image::resolve(&place, &base).await?;
+            let base = Subject { place: &place, root: &root };
+            validate::verify(subject, Some(base), &progress).await.map_err(context)?
+        }
+    };
+    let findings = verified.findings.len();
+    let base = arguments.base.as_ref().map(Reference::to_string);
+    let report = Report { image: reference.to_string(), base, ok: findings == 0, verified };
+    common.output().result(&report, &text(&report))?;
+    match findings {
+        0 => Ok(()),
+        _ => Err(Error::new(
+            Kind::Findings,
+            format!("{reference}: {findings} finding{}", if findings == 1 { "" } else { "s" }),
+        )),
+    }
+}
+
+fn text(report: &Report) -> String {
+    let validate::Report { digest, manifests, blobs, bytes: size, images, differences, findings } = &report.verified;
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{} {digest}", report.image);
+    let _ = writeln!(text, "{manifests} manifests and {blobs} blobs ({}) match their digests and sizes", bytes(*size));
+    for image in images {
+        let _ = writeln!(text, "{}", image.platform);
+        for file in &image.capabilities {
+            let _ = writeln!(text, "  caps     {} {}", printable(&file.path), file.capabilities);
+        }
+        changes(&mut text, &image.differences);
+        if report.base.is_some() && image.differences.is_empty() {
+            let _ = writeln!(text, "  identical with the base");
+        }
+    }
+    if !differences.is_empty() {
+        let _ = writeln!(text, "index");
+        changes(&mut text, differences);
+    }
+    for finding in findings {
+        let _ = writeln!(text, "FINDING: {}", printable(finding));
+    }
+    if findings.is_empty() && report.base.is_some() {
+        let _ = writeln!(text, "nothing differs from the base but what the patch declares");
+    }
+    text
+}
+
+fn changes(text: &mut String, changes: &[validate::Change]) {
+    for change in changes {
+        let mark = if change.declared { "declared" } else { "CHANGED " };
+        let _ = writeln!(text, "  {mark} {}", printable(&change.to_string()));
+    }
+}

@@ -1,0 +1,287 @@
+//! Comparison of a patched image with its base. What was declared is found by making the declared edits once more:
+//! a difference between that and the image is one that was not declared.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::capability::{FileCapabilities, XATTR};
+use crate::error::Result;
+use crate::image::{self, Image, Node};
+use crate::layer::path;
+use crate::layer::tree::{self, Difference, Tree};
+use crate::oci::digest::Digest;
+use crate::oci::json::Object;
+use crate::oci::manifest::{BASE_DIGEST, BASE_NAME, Child, Document, Index};
+use crate::oci::media_type::Family;
+use crate::patch::{ANNOTATIONS, LABELS, Record, Request, edit_config, history};
+use crate::transport::{Place, Root};
+use crate::validate::Subject;
+
+/// One difference between an image and its base.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// A path in the file system; or `config`, `manifest` or `index` and a JSON pointer into it.
+    pub place: String,
+    /// What it was, and what it is.
+    pub change: String,
+    /// Whether the patch said that it would do this.
+    pub declared: bool,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.change)
+    }
+}
+
+/// The base image, with everything but its layers.
+pub(super) struct Base<'a> {
+    subject: Subject<'a>,
+    tree: Node,
+    images: Vec<Image>,
+}
+
+impl<'a> Base<'a> {
+    pub(super) async fn load(subject: Subject<'a>) -> Result<Base<'a>> {
+        let tree = image::tree(subject.place, subject.root).await?;
+        let images = image::images(subject.place, &tree, &[]).await?;
+        Ok(Base { subject, tree, images })
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        self.subject.place
+    }
+
+    /// The image for the same platform.
+    pub(super) fn of(&self, image: &Image) -> Option<(&Self, &Image)> {
+        self.images.iter().find(|base| base.platform == image.platform).map(|base| (self, base))
+    }
+
+    /// Platforms that only one of the two has.
+    pub(super) fn missing(&self, images: &[Image]) -> Vec<String> {
+        let lacks = |images: &[Image], one: &Image| !images.iter().any(|other| other.platform == one.platform);
+        let gone = self.images.iter().filter(|base| lacks(images, base));
+        let new = images.iter().filter(|image| lacks(&self.images, image));
+        let gone = gone.map(|base| format!("{} is in the base, but not in the image", base.platform));
+        gone.chain(new.map(|image| format!("{} is not in the base", image.platform))).collect()
+    }
+
+    /// The differences between two images for one platform, whose files are in `before` and `after`.
+    pub(super) async fn compare(
+        &self,
+        place: &Place,
+        image: &Image,
+        base: &Image,
+        before: &Tree,
+        after: &Tree,
+    ) -> Result<Vec<Change>> {
+        let manifest = place.manifest(&image.descriptor).await?;
+        let base_manifest = self.subject.place.manifest(&base.descriptor).await?;
+        let config = image.config.to_bytes()?;
+        let record = Record::of(&manifest.bytes, &config)?;
+        let mut changes: Vec<Change> =
+            tree::diff(before, after).iter().map(|d| file_change(d, before, after, record.as_ref())).collect();
+        let Some(record) = record else {
+            changes.extend(json_changes("config", &base.config.to_bytes()?, &config, None)?);
+            changes.extend(json_changes("manifest", &base_manifest.bytes, &manifest.bytes, None)?);
+            return Ok(changes);
+        };
+        let pairs = self.pairs(image.config.labels()?.get(BASE_NAME).cloned(), &manifest)?;
+        let docker = image.manifest.family == Family::Docker;
+
+        let mut expected = base.config.clone();
+        edit_config(&mut expected, &record.request)?;
+        let added = image.manifest.layers.get(base.manifest.layers.len());
+        if let (Some(_), Some(diff_id)) = (added, image.config.diff_ids()?.last()) {
+            expected.add_layer(diff_id)?;
+        }
+        expected.add_history(&history(&expected, &record.request, added.is_none())?)?;
+        if docker {
+            pairs.iter().try_for_each(|(name, value)| expected.set_label(name, value))?;
+        }
+        let mut expected = expected.to_bytes()?;
+        if docker {
+            expected = Record::seal(&record.request, record.files.clone(), &expected, LABELS)?;
+        }
+        changes.extend(json_changes("config", &base.config.to_bytes()?, &config, Some(&expected))?);
+
+        let new_config =
+            base.manifest.config.with_content(image.manifest.config.digest.clone(), image.manifest.config.size)?;
+        let annotations = if docker { &[][..] } else { &pairs };
+        let mut expected = base.manifest.with_layer(&new_config, added, annotations)?;
+        if !docker {
+            expected = Record::seal(&record.request, record.files, &expected, ANNOTATIONS)?;
+        }
+        changes.extend(json_changes("manifest", &base_manifest.bytes, &manifest.bytes, Some(&expected))?);
+        Ok(changes)
+    }
+
+    /// What a patch of this base says about it. The name is the image's own word; the digest is ours to check.
+    fn pairs(&self, label: Option<String>, document: &Root) -> Result<Vec<(String, String)>> {
+        let name = document.document.annotation(BASE_NAME)?.or(label);
+        let digest = (BASE_DIGEST.to_owned(), self.subject.root.descriptor.digest.to_string());
+        Ok(name.map(|name| (BASE_NAME.to_owned(), name)).into_iter().chain([digest]).collect())
+    }
+
+    /// The differences between the indexes, if both are some.
+    pub(super) fn compare_indexes(&self, root: &Root, tree: &Node) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        match (&self.subject.root.document, &root.document) {
+            (Document::Index(_), Document::Index(_)) => self.compare_index(&self.tree, tree, root, &mut changes)?,
+            (Document::Manifest(_), Document::Manifest(_)) => {}
+            _ => changes.push(Change {
+                place: "index".to_owned(),
+                change: "one is an index, the other a single manifest".to_owned(),
+                declared: false,
+            }),
+        }
+        Ok(changes)
+    }
+
+    fn compare_index(&self, base: &Node, node: &Node, root: &Root, changes: &mut Vec<Change>) -> Result<()> {
+        let (Node::Index(_, before, base_nodes), Node::Index(descriptor, after, nodes)) = (base, node) else {
+            return Ok(());
+        };
+        let after_bytes = after.to_bytes();
+        let record = match Record::read(&after_bytes, ANNOTATIONS)? {
+            Some(record) => Some(record.request),
+            None => None,
+        };
+        let declared = match (&record, after.family) {
+            (None, Family::Oci) => None,
+            (request, family) => {
+                let children = replaced_children(before, after)?;
+                let pairs = if family == Family::Docker { Vec::new() } else { self.pairs(None, root)? };
+                let bytes = before.with_children(&children, &pairs)?;
+                Some(seal(request.as_ref(), bytes)?)
+            }
+        };
+        let name = if descriptor.digest == root.descriptor.digest { "index" } else { "nested index" };
+        changes.extend(json_changes(name, &before.to_bytes(), &after_bytes, declared.as_deref())?);
+        let nested = |nodes: &[Option<Node>]| -> Vec<Node> {
+            nodes.iter().flatten().filter(|node| matches!(node, Node::Index(..))).cloned().collect()
+        };
+        for (base, node) in nested(base_nodes).iter().zip(&nested(nodes)) {
+            self.compare_index(base, node, root, changes)?;
+        }
+        Ok(())
+    }
+}
+
+fn seal(request: Option<&Request>, bytes: Vec<u8>) -> Result<Vec<u8>> {
+    match request {
+        Some(request) => Record::seal(request, Default::default(), &bytes, ANNOTATIONS),
+        None => Ok(bytes),
+    }
+}
+
+/// What a patch may do to the children of an index: replace the content of one, drop one that attests such a one.
+fn replaced_children(before: &Index, after: &Index) -> Result<Vec<Child>> {
+    let mut new = after.manifests.iter().peekable();
+    let mut replaced: Vec<&Digest> = Vec::new();
+    let mut children = Vec::with_capacity(before.manifests.len());
+    for old in &before.manifests {
+        let attested = old.attests();
+        if attested.is_some_and(|digest| replaced.iter().any(|replaced| replaced.as_str() == digest)) {
+            children.push(Child::Drop);
+            continue;
+        }
+        children.push(match new.next() {
+            Some(child) if child.digest == old.digest => Child::Keep,
+            Some(child) => {
+                replaced.push(&old.digest);
+                Child::Replace(old.with_content(child.digest.clone(), child.size)?)
+            }
+            None => Child::Keep,
+        });
+    }
+    Ok(children)
+}
+
+/// A difference in the file system is declared if it is nothing but the capability that the record gives the file, or
+/// the end of hard links to that file.
+fn file_change(difference: &Difference, before: &Tree, after: &Tree, record: Option<&Record>) -> Change {
+    let place = path::show(&difference.path);
+    let change = match &difference.what {
+        tree::Change::Added(kind) => format!("added, {}", kind.describe()),
+        tree::Change::Removed(kind) => format!("removed, {}", kind.describe()),
+        tree::Change::Changed(fields) => fields.iter().map(field_text).collect::<Vec<_>>().join(", "),
+    };
+    let declared = match (&difference.what, record) {
+        (tree::Change::Changed(fields), Some(record)) => {
+            let value = after.get(&difference.path).and_then(|node| node.entry.xattrs.get(XATTR.as_bytes()));
+            let found = value.and_then(|value| FileCapabilities::decode(value).ok()).map(|found| found.to_string());
+            let is_patched = found.is_some() && record.files.get(&place) == found.as_ref();
+            let had_patched_name =
+                record.files.keys().any(|file| before.same_file(&difference.path, &path::normalise(file.as_bytes())));
+            fields.iter().all(|field| match field.name.as_str() {
+                "xattr security.capability" => is_patched,
+                "hard link to" => had_patched_name,
+                _ => false,
+            })
+        }
+        _ => false,
+    };
+    Change { place, change, declared }
+}
+
+fn field_text(field: &tree::Field) -> String {
+    format!("{} {} → {}", field.name, field.before, field.after)
+}
+
+/// The differences between two JSON documents; declared are those that `expected` has too.
+fn json_changes(name: &str, before: &[u8], after: &[u8], expected: Option<&[u8]>) -> Result<Vec<Change>> {
+    let after = Object::parse(after)?;
+    let mut changes = Vec::new();
+    compare_objects(name, &Object::parse(before)?, &after, &mut changes)?;
+    let Some(expected) = expected else { return Ok(changes) };
+    let mut wrong = Vec::new();
+    compare_objects(name, &Object::parse(expected)?, &after, &mut wrong)?;
+    for change in &mut changes {
+        change.declared = !wrong.iter().any(|wrong| wrong.place == change.place);
+    }
+    // What was declared but did not happen is a difference too.
+    changes.extend(
+        wrong.into_iter().filter(|wrong| !changes.iter().any(|change| change.place == wrong.place)).collect::<Vec<_>>(),
+    );
+    Ok(changes)
+}
+
+fn compare_objects(pointer: &str, before: &Object, after: &Object, changes: &mut Vec<Change>) -> Result<()> {
+    let new = after.names().filter(|name| !before.contains(name));
+    for name in before.names().chain(new) {
+        let place = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
+        let change = match (before.raw(name), after.raw(name)) {
+            (Some(a), Some(b)) if a == b => continue,
+            (Some(a), Some(b)) if a.starts_with('{') && b.starts_with('{') => {
+                compare_objects(&place, &Object::parse(a.as_bytes())?, &Object::parse(b.as_bytes())?, changes)?;
+                continue;
+            }
+            (Some(a), Some(b)) => match (serde_json::from_str(a), serde_json::from_str(b)) {
+                (Ok(a), Ok(b)) => compare_arrays(a, b),
+                _ => format!("{} → {}", cut(a), cut(b)),
+            },
+            (None, Some(b)) => format!("added {}", cut(b)),
+            (Some(a), None) => format!("removed {}", cut(a)),
+            (None, None) => continue,
+        };
+        changes.push(Change { place, change, declared: false });
+    }
+    Ok(())
+}
+
+fn compare_arrays(before: Vec<Box<RawValue>>, after: Vec<Box<RawValue>>) -> String {
+    let lacks = |list: &[Box<RawValue>], value: &RawValue| !list.iter().any(|other| other.get() == value.get());
+    let removed =
+        before.iter().filter(|value| lacks(&after, value)).map(|value| format!("removed {}", cut(value.get())));
+    let added = after.iter().filter(|value| lacks(&before, value)).map(|value| format!("added {}", cut(value.get())));
+    let all: Vec<String> = removed.chain(added).collect();
+    if all.is_empty() { "elements in another order or number".to_owned() } else { all.join(", ") }
+}
+
+fn cut(text: &str) -> String {
+    const MOST: usize = 160;
+    if text.chars().count() <= MOST { text.to_owned() } else { text.chars().take(MOST).chain(['…']).collect() }
+}

@@ -1,0 +1,259 @@
+//! Proof: re-derives every digest, size and diff ID of an image, reads its capabilities back, and compares it with its
+//! base so that anything that the patch did not declare is found.
+
+mod base;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::blob::VerifiedReader;
+use crate::capability::{FileCapabilities, XATTR};
+use crate::copy::blobs_of;
+use crate::error::{Error, Result};
+use crate::image::{self, Image, Node};
+use crate::layer::lookup::LayerSource;
+use crate::layer::path;
+use crate::layer::tree::{self, Tree};
+use crate::oci::digest::Digest;
+use crate::oci::media_type::Kind;
+use crate::patch::Record;
+use crate::progress::{Progress, WatchedReader};
+use crate::transport::{Place, Root, blocking};
+
+pub use base::Change;
+
+/// A file with capabilities.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FileWithCapabilities {
+    /// Absolute, in the merged view.
+    pub path: String,
+    /// In the words of getcap(8).
+    pub capabilities: String,
+}
+
+/// What verification found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The digest of what was verified.
+    pub digest: Digest,
+    /// Manifests and indexes whose digest and size were computed.
+    pub manifests: usize,
+    /// Blobs whose digest and size were computed.
+    pub blobs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// One entry for each container image.
+    pub images: Vec<VerifiedImage>,
+    /// Differences between the index and the base's.
+    pub differences: Vec<Change>,
+    /// What is wrong, or was not declared.
+    pub findings: Vec<String>,
+}
+
+/// One container image.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerifiedImage {
+    /// `linux/amd64`
+    pub platform: String,
+    /// Of its manifest.
+    pub digest: Digest,
+    /// Files with capabilities.
+    pub capabilities: Vec<FileWithCapabilities>,
+    /// Every difference from the base.
+    pub differences: Vec<Change>,
+}
+
+/// An image's place and its root.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// Where it is.
+    pub place: &'a Place,
+    /// Its manifest or index.
+    pub root: &'a Root,
+}
+
+/// The files with capabilities in one image; all, or those at and below `below`.
+pub async fn capabilities(
+    place: &Place,
+    image: &Image,
+    below: Option<&str>,
+    progress: &Arc<dyn Progress>,
+) -> Result<Vec<FileWithCapabilities>> {
+    let tree = apply(Tree::default(), place, image.layers()?, false, progress).await?;
+    let Some(below) = below else { return list(&tree) };
+    let resolved = tree.resolve(below.as_bytes())?;
+    if tree.get(&resolved).is_none() && !resolved.is_empty() {
+        return Err(Error::not_found(format!("{below} does not exist in the image")));
+    }
+    let files = tree.iter().filter(|(path, _)| *path == &resolved[..] || path::is_below(path, &resolved));
+    files.filter_map(|(path, node)| with_capabilities(path, node).transpose()).collect()
+}
+
+fn list(tree: &Tree) -> Result<Vec<FileWithCapabilities>> {
+    tree.iter().filter_map(|(path, node)| with_capabilities(path, node).transpose()).collect()
+}
+
+/// Applies `layers` to `tree`; each layer's digest, size and diff ID are checked on the way.
+async fn apply(
+    mut tree: Tree,
+    place: &Place,
+    layers: Vec<LayerSource>,
+    hash_contents: bool,
+    progress: &Arc<dyn Progress>,
+) -> Result<Tree> {
+    for LayerSource { descriptor, diff_id } in layers {
+        let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
+        let reader = WatchedReader::new(place.reader(&descriptor).await?, bar);
+        tree = blocking(move || {
+            tree.apply(reader, &descriptor, &diff_id, hash_contents)
+                .map_err(|e| e.context(format!("layer {}", descriptor.digest)))?;
+            Ok(tree)
+        })
+        .await?;
+    }
+    Ok(tree)
+}
+
+/// Verifies everything below `subject`, and compares it with `base` if there is one.
+///
+/// # Errors
+/// Content that does not match its digest, size or diff ID is an error; a difference that was not declared is a finding.
+pub async fn verify(subject: Subject<'_>, base: Option<Subject<'_>>, progress: &Arc<dyn Progress>) -> Result<Report> {
+    let Subject { place, root } = subject;
+    let tree = image::tree(place, root).await?;
+    let is_artifact = base.is_none() && !tree.manifests().iter().any(|(_, manifest)| manifest.is_image());
+    let images = if is_artifact { Vec::new() } else { image::images(place, &tree, &[]).await? };
+    let mut report = Report {
+        digest: root.descriptor.digest.clone(),
+        manifests: count(&tree),
+        blobs: 0,
+        bytes: 0,
+        images: Vec::new(),
+        differences: Vec::new(),
+        findings: Vec::new(),
+    };
+    verify_blobs(place, &tree, &images, &mut report).await?;
+    let base = match base {
+        Some(base) => Some(base::Base::load(base).await.map_err(|e| e.context("base"))?),
+        None => None,
+    };
+    if let Some(base) = &base {
+        report.differences = base.compare_indexes(root, &tree)?;
+        report.findings.extend(base.missing(&images));
+    }
+    for image in &images {
+        let verified = verify_image(place, image, base.as_ref(), &mut report.findings, progress).await;
+        report.images.push(verified.map_err(|e| e.context(&image.platform))?);
+    }
+    let differences = report.images.iter().flat_map(|image| image.differences.iter().map(move |d| (Some(image), d)));
+    let undeclared = differences.chain(report.differences.iter().map(|d| (None, d))).filter(|(_, d)| !d.declared);
+    let findings: Vec<String> = undeclared
+        .map(|(image, change)| match image {
+            Some(image) => format!("{}: {change}", image.platform),
+            None => change.to_string(),
+        })
+        .collect();
+    report.findings.extend(findings);
+    Ok(report)
+}
+
+/// Hashes every blob that no image reads as a layer; those are hashed when their files are looked at.
+async fn verify_blobs(place: &Place, tree: &Node, images: &[Image], report: &mut Report) -> Result<()> {
+    let layers: HashSet<&Digest> =
+        images.iter().flat_map(|image| &image.manifest.layers).map(|descriptor| &descriptor.digest).collect();
+    let mut seen = HashSet::new();
+    for blob in blobs_of(tree) {
+        if !seen.insert(blob.digest.clone()) {
+            continue;
+        }
+        let foreign = matches!(blob.kind(), Kind::Layer { foreign: true, .. });
+        if foreign && !place.has_blob(&blob).await? {
+            report
+                .findings
+                .push(format!("{} may not be distributed and is not here: it was not verified", blob.digest));
+            continue;
+        }
+        report.blobs += 1;
+        report.bytes += blob.size;
+        if !layers.contains(&blob.digest) {
+            let reader = place.reader(&blob).await?;
+            blocking(move || VerifiedReader::new(reader, &blob).finish()).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn verify_image(
+    place: &Place,
+    image: &Image,
+    base: Option<&base::Base<'_>>,
+    findings: &mut Vec<String>,
+    progress: &Arc<dyn Progress>,
+) -> Result<VerifiedImage> {
+    let mut layers = image.layers()?;
+    let base = match base {
+        Some(base) => base.of(image).filter(|base| base.1.descriptor.digest != image.descriptor.digest),
+        None => None,
+    };
+    let mut differences = Vec::new();
+    let tree = match base {
+        None => apply(Tree::default(), place, layers, false, progress).await?,
+        Some((base, base_image)) => {
+            let common = base_image.layers()?;
+            let shared = layers.len() >= common.len()
+                && common
+                    .iter()
+                    .zip(&layers)
+                    .all(|(a, b)| a.descriptor.digest == b.descriptor.digest && a.diff_id == b.diff_id);
+            let (before, tree) = if shared {
+                // What both are made of is read once, from the image that is to be proved.
+                let rest = layers.split_off(common.len());
+                let before = apply(Tree::default(), place, layers, true, progress).await?;
+                (before.clone(), apply(before, place, rest, true, progress).await?)
+            } else {
+                let before = apply(Tree::default(), base.place(), common, true, progress).await?;
+                (before, apply(Tree::default(), place, layers, true, progress).await?)
+            };
+            differences = base.compare(place, image, base_image, &before, &tree).await?;
+            tree
+        }
+    };
+    let capabilities = list(&tree)?;
+    if let Some(record) = record(place, image).await? {
+        for (path, declared) in &record.files {
+            let found = capabilities.iter().find(|file| file.path == *path).map(|file| file.capabilities.as_str());
+            if found != Some(declared) {
+                let found = found.unwrap_or("no capabilities");
+                findings.push(format!("{}: {path} should have {declared}, but has {found}", image.platform));
+            }
+        }
+    }
+    Ok(VerifiedImage {
+        platform: image.platform.to_string(),
+        digest: image.descriptor.digest.clone(),
+        capabilities,
+        differences,
+    })
+}
+
+/// What the image says about how it was patched.
+async fn record(place: &Place, image: &Image) -> Result<Option<Record>> {
+    let manifest = place.manifest(&image.descriptor).await?;
+    Record::of(&manifest.bytes, &image.config.to_bytes()?)
+}
+
+fn with_capabilities(path: &[u8], node: &tree::Node) -> Result<Option<FileWithCapabilities>> {
+    let Some(value) = node.entry.xattrs.get(XATTR.as_bytes()) else { return Ok(None) };
+    let path = path::show(path);
+    let capabilities = FileCapabilities::decode(value).map_err(|e| e.context(&path))?.to_string();
+    Ok(Some(FileWithCapabilities { path, capabilities }))
+}
+
+fn count(tree: &Node) -> usize {
+    match tree {
+        Node::Manifest(..) => 1,
+        Node::Index(_, _, children) => 1 + children.iter().flatten().map(count).sum::<usize>(),
+    }
+}
