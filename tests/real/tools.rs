@@ -1,0 +1,85 @@
+//! Other people's programs: run one, get its words, or fail with the whole story.
+
+use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+const INSTALL: &str = "run tests/all.sh, which installs what the tests need";
+
+/// A command that no proxy, credential or clock setting of the machine reaches.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
+    for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        command.env_remove(name);
+    }
+    command.env_remove("SOURCE_DATE_EPOCH").env_remove("REGISTRY_AUTH_FILE").env_remove("DOCKER_AUTH_CONFIG");
+    command.env("LC_ALL", "C");
+    command
+}
+
+/// Its exit code and everything it said; a program that is not there is a failure.
+pub(crate) fn output(command: &mut Command) -> Output {
+    match command.output() {
+        Ok(output) => output,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            panic!("`{}` is not installed: {INSTALL}", command.get_program().display())
+        }
+        Err(error) => panic!("could not start {command:?}: {error}"),
+    }
+}
+
+/// Its stdout; anything but exit code 0 is a failure.
+pub(crate) fn run(command: &mut Command) -> String {
+    let output = output(command);
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}\n--- stdout\n{}--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Both streams, one after the other.
+pub(crate) fn words(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// `capatch ARGS…`, which has to succeed: its stdout and stderr.
+pub(crate) fn capatch(args: &[&str]) -> String {
+    let mut command = command(env!("CARGO_BIN_EXE_capatch"));
+    command.args(args);
+    let output = output(&mut command);
+    assert!(output.status.success(), "{command:?} ended with {}\n{}", output.status, words(&output));
+    words(&output)
+}
+
+/// The digests and sizes have to be right, the mounts possible, the uid 1000 not ours.
+pub(crate) fn need_root() {
+    let root = run(command("id").arg("-u")).trim() == "0";
+    assert!(root, "tests that run containers need root: {INSTALL}, or runs itself through sudo");
+}
+
+/// What this test may keep from one run to the next.
+pub(crate) fn target() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_path_buf()
+}
+
+/// `crane`, or nothing where there is no Go to build it with.
+pub(crate) fn crane() -> Option<Command> {
+    let built = target().join("tools/bin/crane");
+    let there = |program: &str, argument: &str| {
+        Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+    };
+    if built.exists() {
+        Some(command(built))
+    } else if there("crane", "version") {
+        Some(command("crane"))
+    } else {
+        assert!(!there("go", "version"), "Go is there, but `crane` is not: {INSTALL}");
+        None
+    }
+}
