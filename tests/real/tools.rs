@@ -48,16 +48,16 @@ pub(crate) fn words(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// `capatch ARGS…`, which has to succeed: its stdout and stderr.
-pub(crate) fn capatch(args: &[&str]) -> String {
+/// `capatch ARGS…`, which has to succeed.
+pub(crate) fn capatch(args: &[&str]) -> Output {
     let mut command = command(env!("CARGO_BIN_EXE_capatch"));
     command.args(args);
     let output = output(&mut command);
     assert!(output.status.success(), "{command:?} ended with {}\n{}", output.status, words(&output));
-    words(&output)
+    output
 }
 
-/// The digests and sizes have to be right, the mounts possible, the uid 1000 not ours.
+/// To make a root file system and to run containers of it.
 pub(crate) fn need_root() {
     let root = run(command("id").arg("-u")).trim() == "0";
     assert!(root, "tests that run containers need root: {INSTALL}, or runs itself through sudo");
