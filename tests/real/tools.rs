@@ -31,16 +31,20 @@ pub(crate) fn output(command: &mut Command) -> Output {
 }
 
 /// Its stdout; anything but exit code 0 is a failure.
+#[track_caller]
 pub(crate) fn run(command: &mut Command) -> String {
+    String::from_utf8(succeed(command).stdout).unwrap()
+}
+
+#[track_caller]
+fn succeed(command: &mut Command) -> Output {
     let output = output(command);
-    assert!(
-        output.status.success(),
-        "{command:?} ended with {}\n--- stdout\n{}--- stderr\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    String::from_utf8(output.stdout).unwrap()
+    if !output.status.success() {
+        let program = command.get_program().display().to_string();
+        let line: Vec<_> = command.get_args().map(|argument| argument.display().to_string()).collect();
+        panic!("{program} {}\nended with {} and said:\n{}", line.join(" "), output.status, words(&output));
+    }
+    output
 }
 
 /// Both streams, one after the other.
@@ -49,12 +53,9 @@ pub(crate) fn words(output: &Output) -> String {
 }
 
 /// `capatch ARGS…`, which has to succeed.
+#[track_caller]
 pub(crate) fn capatch(args: &[&str]) -> Output {
-    let mut command = command(env!("CARGO_BIN_EXE_capatch"));
-    command.args(args);
-    let output = output(&mut command);
-    assert!(output.status.success(), "{command:?} ended with {}\n{}", output.status, words(&output));
-    output
+    succeed(command(env!("CARGO_BIN_EXE_capatch")).args(args))
 }
 
 /// To make a root file system and to run containers of it.
