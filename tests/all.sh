@@ -2,36 +2,21 @@
 # Installs what the tests need on a Debian or Ubuntu machine, then runs all of them. No test may be skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=tests/install.sh
+source tests/install.sh
 
-CRANE_VERSION=v0.20.6
-# program:package, or /file:package
+# A program or a file, and the package that has it.
 NEEDED=(
     mmdebstrap:mmdebstrap gpgv:gpgv /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
     docker-registry:docker-registry skopeo:skopeo umoci:umoci containerd:containerd ctr:containerd runc:runc
     getcap:libcap2-bin curl:curl jq:jq ip:iproute2 gcc:build-essential
 )
-
-fail() {
-    printf 'tests/all.sh: %s\n' "$*" >&2
-    exit 1
-}
-
-if [ "$(id -u)" -ne 0 ]; then
-    packages=$(printf '%s\n' "${NEEDED[@]#*:}" | sort -u | tr '\n' ' ')
-    command -v sudo >/dev/null ||
-        fail "the tests that run containers need root, and there is no sudo. As root: apt-get install $packages"
-    # The toolchains are the user's own.
-    exec sudo env "PATH=$PATH" "HOME=$HOME" ${CARGO_HOME:+"CARGO_HOME=$CARGO_HOME"} \
-        ${RUSTUP_HOME:+"RUSTUP_HOME=$RUSTUP_HOME"} bash "$PWD/tests/all.sh" "$@"
-fi
-# What cargo writes has to belong to whoever runs cargo next.
-[ -z "${SUDO_UID:-}" ] || trap 'chown -R "$SUDO_UID:" target' EXIT
-PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin:${CARGO_HOME:-$HOME/.cargo}/bin
+become_root tests/all.sh "${NEEDED[*]#*:}"
 
 mkdir -p target
 log=$PWD/target/tests-all.log
 : >"$log"
-summary=()
+remarks=()
 started=$SECONDS
 
 # Says what it does, keeps quiet when it went well, and shows the end of the log when not.
@@ -54,8 +39,8 @@ step() {
 explain() {
     awk '
         { last[NR % 60] = $0 }
-        /^failures:$/ { in_failures = 1; count++ }
-        /^successes:$/ { in_failures = 0 }
+        /^failures:$/ { in_failures = 1 }
+        /^successes:$/ || /^     Running / { in_failures = 0 }
         in_failures { print; shown = 1 }
         END { if (!shown) for (i = NR - 59; i <= NR; i++) if (i > 0) print last[i % 60] }
     '
@@ -63,43 +48,19 @@ explain() {
 
 # --- what is needed ---
 
-missing=()
-for need in "${NEEDED[@]}"; do
-    thing=${need%%:*}
-    case $thing in
-    /*) [ -e "$thing" ] || missing+=("${need#*:}") ;;
-    *) command -v "$thing" >/dev/null || missing+=("${need#*:}") ;;
-    esac
-done
-
-# The packages may want to start a registry and a containerd; the tests start their own.
-install_packages() (
-    policy=/usr/sbin/policy-rc.d
-    if [ ! -e $policy ]; then
-        trap 'rm -f "$policy"' EXIT
-        printf '#!/bin/sh\nexit 101\n' >$policy
-        chmod +x $policy
-    fi
-    apt-get -q update &&
-        DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "${missing[@]}"
-)
-if [ "${#missing[@]}" -gt 0 ]; then
-    command -v apt-get >/dev/null || fail "there is no apt-get here; please install ${missing[*]}"
-    step "install ${#missing[@]} Debian packages" install_packages
-fi
+mapfile -t missing < <(missing_packages "${NEEDED[@]}")
+[ "${#missing[@]}" -eq 0 ] || step "install ${missing[*]}" install_packages "${missing[@]}"
 
 command -v cargo >/dev/null || fail "there is no cargo; please install Rust with rustup: https://rustup.rs"
 cargo fmt --version >/dev/null 2>&1 || fail "there is no rustfmt; please run: rustup component add rustfmt"
 cargo clippy --version >/dev/null 2>&1 || fail "there is no clippy; please run: rustup component add clippy"
 
-crane=target/tools/bin/crane
-if command -v go >/dev/null; then
-    if [ "$($crane version 2>/dev/null || true)" != "$CRANE_VERSION" ]; then
-        step "install crane $CRANE_VERSION" env GOBIN="$PWD/target/tools/bin" GOFLAGS= \
-            go install "github.com/google/go-containerregistry/cmd/crane@$CRANE_VERSION"
-    fi
+if crane_is_there; then
+    :
+elif command -v go >/dev/null; then
+    step "install crane $CRANE_VERSION" install_crane
 else
-    summary+=("without crane: there is no Go here to build it with")
+    remarks+=("without crane: there is no Go here to build it with")
 fi
 
 # --- the checks ---
@@ -124,4 +85,4 @@ skipped=$(grep -c '^skipped: ' <<<"$said" || true)
 [ "$passed" -gt 0 ] || fail "no test ran; see target/tests-all.log"
 
 printf '\nall %d tests passed, none skipped, in %d s\n' "$passed" $((SECONDS - started))
-[ "${#summary[@]}" -eq 0 ] || printf '%s\n' "${summary[@]}"
+[ "${#remarks[@]}" -eq 0 ] || printf '%s\n' "${remarks[@]}"

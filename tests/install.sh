@@ -1,0 +1,58 @@
+# shellcheck shell=bash
+# What tests/all.sh and tests/bench/compare.sh need on a Debian or Ubuntu machine. Sourced from the top of the
+# repository, it leaves PATH so that everything is found.
+
+CRANE_VERSION=v0.20.6
+TOOLS=target/tools/bin
+
+fail() {
+    printf '%s: %s\n' "$0" "$*" >&2
+    exit 1
+}
+
+# become_root SCRIPT PACKAGES: as somebody else, the script starts again through sudo.
+become_root() {
+    local script=$1 packages=$2
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null ||
+            fail "running containers needs root, and there is no sudo. As root: apt-get install $packages"
+        # The toolchains are the user's own.
+        exec sudo env "PATH=$PATH" "HOME=$HOME" ${CARGO_HOME:+"CARGO_HOME=$CARGO_HOME"} \
+            ${RUSTUP_HOME:+"RUSTUP_HOME=$RUSTUP_HOME"} bash "$script"
+    fi
+    # What cargo writes has to belong to whoever runs cargo next.
+    [ -z "${SUDO_UID:-}" ] || trap 'chown -R "$SUDO_UID:" target' EXIT
+    PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin:${CARGO_HOME:-$HOME/.cargo}/bin
+}
+
+# missing_packages WHAT:PACKAGE…: the packages whose program, or file, is not there.
+missing_packages() {
+    local need
+    for need in "$@"; do
+        case $need in
+        /*) [ -e "${need%%:*}" ] || printf '%s\n' "${need#*:}" ;;
+        *) command -v "${need%%:*}" >/dev/null || printf '%s\n' "${need#*:}" ;;
+        esac
+    done | sort -u
+}
+
+install_packages() (
+    command -v apt-get >/dev/null || fail "there is no apt-get here; please install $*"
+    # Some of the packages want to start a registry or a containerd; the tests start their own.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod +x $policy
+    fi
+    apt-get -q update &&
+        DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$@"
+)
+
+crane_is_there() {
+    [ "$($TOOLS/crane version 2>/dev/null || true)" = "$CRANE_VERSION" ]
+}
+
+install_crane() {
+    GOBIN="$PWD/$TOOLS" GOFLAGS='' go install "github.com/google/go-containerregistry/cmd/crane@$CRANE_VERSION"
+}
