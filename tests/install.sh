@@ -18,7 +18,8 @@ become_root() {
             fail "running containers needs root, and there is no sudo. As root: apt-get install $packages"
         # The toolchains are the user's own.
         exec sudo env "PATH=$PATH" "HOME=$HOME" ${CARGO_HOME:+"CARGO_HOME=$CARGO_HOME"} \
-            ${RUSTUP_HOME:+"RUSTUP_HOME=$RUSTUP_HOME"} bash "$script"
+            ${RUSTUP_HOME:+"RUSTUP_HOME=$RUSTUP_HOME"} ${ROUNDS:+"ROUNDS=$ROUNDS"} \
+            ${CAPATCH:+"CAPATCH=$CAPATCH"} bash "$script"
     fi
     # What cargo writes has to belong to whoever runs cargo next.
     [ -z "${SUDO_UID:-}" ] || trap 'chown -R "$SUDO_UID:" target' EXIT
