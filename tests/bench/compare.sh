@@ -200,12 +200,18 @@ report() {
     echo 'peak: the largest single process of the way, over all rounds; moved: bytes over loopback, both directions'
 }
 
+clean_up() {
+    [ -z "$REGISTRY" ] || kill "$REGISTRY" 2>/dev/null || true
+    buildah rm --all >/dev/null 2>&1 || true
+    rm -rf "$WORK"
+}
+
 inside() {
     ip link set lo up
     PATH=$PWD/$TOOLS:$PATH
     WORK=$(mktemp -d "$PWD/target/bench/work.XXXXXX")
-    trap 'kill "$REGISTRY" 2>/dev/null; buildah rm --all >/dev/null 2>&1; rm -rf "$WORK"' EXIT
     REGISTRY=
+    trap clean_up EXIT
     # The store and the blob cache of buildah and skopeo have no other place that both of them respect.
     mkdir -p "$WORK/containers" /var/lib/containers
     mount --bind "$WORK/containers" /var/lib/containers

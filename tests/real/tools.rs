@@ -61,7 +61,7 @@ pub(crate) fn capatch(args: &[&str]) -> Output {
 /// To make a root file system and to run containers of it.
 pub(crate) fn need_root() {
     let root = run(command("id").arg("-u")).trim() == "0";
-    assert!(root, "tests that run containers need root: {INSTALL}, or runs itself through sudo");
+    assert!(root, "tests that run containers need root: run tests/all.sh, which starts itself through sudo");
 }
 
 /// What this test may keep from one run to the next.
