@@ -84,5 +84,5 @@ skipped=$(grep -c '^skipped: ' <<<"$said" || true)
 [ "$skipped" -eq 0 ] || fail "$skipped tests skipped themselves; see target/tests-all.log"
 [ "$passed" -gt 0 ] || fail "no test ran; see target/tests-all.log"
 
-printf '\nall %d tests passed, none skipped, in %d s\n' "$passed" $((SECONDS - started))
+printf '\nall tests passed in %d s\n%d passed, 0 failed, 0 skipped\n' $((SECONDS - started)) "$passed"
 [ "${#remarks[@]}" -eq 0 ] || printf '%s\n' "${remarks[@]}"

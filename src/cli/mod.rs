@@ -22,14 +22,18 @@ use crate::oci::reference::Reference;
 use crate::transport::Place;
 use crate::transport::registry::{Client, Options};
 
-/// Set a Linux file capability on a program inside an OCI image that already exists, and publish the result.
-///
-/// An IMAGE is NAME[:TAG|@DIGEST] or docker://NAME… in a registry, or oci:DIR[:TAG|@DIGEST], an OCI image layout.
-///
-/// Exit codes: 0 done or already so, 1 failed, 2 usage, 3 not found, 4 denied, 5 content did not verify or was refused,
-/// 6 rate limited, 7 the destination holds something else, 8 findings.
+const ABOUT: &str =
+    "Set a Linux file capability on a program inside an OCI image that already exists, and publish the result.";
+
+const AFTER: &str = "\
+An IMAGE is NAME[:TAG|@DIGEST] or docker://NAME... in a registry, or oci:DIR[:TAG|@DIGEST], an OCI image layout.
+
+Exit codes: 0 done or already so, 1 failed, 2 usage, 3 not found, 4 denied, 5 content did not verify or was refused,
+6 rate limited, 7 the destination holds something else, 8 findings.";
+
+/// The whole command line.
 #[derive(Parser)]
-#[command(name = "capatch", version, propagate_version = true, max_term_width = 110)]
+#[command(name = "capatch", version, propagate_version = true, max_term_width = 110, about = ABOUT, after_help = AFTER)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
