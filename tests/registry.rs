@@ -1,5 +1,7 @@
 //! The registry client against a registry that behaves, and one that does not.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::Write;

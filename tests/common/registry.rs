@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -144,14 +144,29 @@ impl Registry {
     }
 
     pub fn with(auth: Auth) -> Self {
+        Registry::listen(auth, None)
+    }
+
+    /// A registry that speaks https.
+    pub fn https(config: rustls::ServerConfig) -> Self {
+        Registry::listen(Auth::None, Some(Arc::new(config)))
+    }
+
+    fn listen(auth: Auth, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let registry = Registry { port: listener.local_addr().unwrap().port(), auth, state: Arc::default() };
         let server = registry.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let server = server.clone();
+                let (server, tls) = (server.clone(), tls.clone());
                 std::thread::spawn(move || {
-                    let _ = server.serve(stream);
+                    let _ = match tls {
+                        None => server.serve(stream),
+                        Some(config) => {
+                            let connection = rustls::ServerConnection::new(config).unwrap();
+                            server.serve(rustls::StreamOwned::new(connection, stream))
+                        }
+                    };
                 });
             }
         });
@@ -259,23 +274,27 @@ impl Registry {
         self.state.lock().unwrap()
     }
 
-    fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
-        let mut reader = BufReader::new(stream.try_clone()?);
-        let mut writer = stream;
-        while let Some(request) = read_request(&mut reader)? {
+    fn serve(&self, stream: impl Read + Write) -> std::io::Result<()> {
+        let mut stream = BufReader::new(stream);
+        loop {
+            let request = match read_request(&mut stream) {
+                Ok(Some(request)) => request,
+                Ok(None) => return Ok(()),
+                // TLS, most likely.
+                Err(_) => return stream.get_mut().write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"),
+            };
             self.state().log.push(request.clone());
             if !request.complete {
-                break;
+                return Ok(());
             }
             let fault = self.state().fault.clone();
             let reply = fault
                 .and_then(|fault| fault(&request, &|| self.answer(&request)))
                 .unwrap_or_else(|| self.answer(&request));
-            if !write_reply(&mut writer, &request, &reply)? {
-                break;
+            if !write_reply(stream.get_mut(), &request, &reply)? {
+                return Ok(());
             }
         }
-        writer.shutdown(Shutdown::Both)
     }
 
     fn answer(&self, request: &Request) -> Reply {
@@ -537,7 +556,7 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
 }
 
 /// Whether the connection can go on.
-fn write_reply(writer: &mut TcpStream, request: &Request, reply: &Reply) -> std::io::Result<bool> {
+fn write_reply(writer: &mut impl Write, request: &Request, reply: &Reply) -> std::io::Result<bool> {
     match reply.ending {
         Ending::Dropped => return Ok(false),
         Ending::Silent => {

@@ -217,8 +217,9 @@ pub(super) fn explain(error: reqwest::Error, host: &str) -> Lost {
         };
     }
     let sentence = Error::failed(format!("cannot connect to {host}: {why}"));
-    let (error, hopeless) = if why.contains("corrupt message") || why.contains("InvalidContentType") {
-        (sentence.hint(format!("if the registry speaks plain http, say --plain-http {host}")), true)
+    let hopeless = why.contains("corrupt message");
+    let (error, hopeless) = if hopeless || why.contains("handshake eof") {
+        (sentence.hint(format!("if the registry speaks plain http, say --plain-http {host}")), hopeless)
     } else if why.contains("certificate") {
         (sentence.hint("if the registry has a certificate authority of its own, name it with --ca-file"), true)
     } else {

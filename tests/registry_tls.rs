@@ -1,0 +1,165 @@
+//! Which registries are trusted, and what is said of those that are not.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use capatch::error::{Kind, Result};
+use capatch::oci::media_type::OCI_MANIFEST;
+use capatch::oci::reference::{self, Target};
+use capatch::transport::registry::{Client, Manifest, Options};
+use common::registry::{Registry, Reply};
+use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+
+const MANIFEST: &[u8] = br#"{"schemaVersion":2}"#;
+
+fn certificate(name: &str) -> CertifiedKey<KeyPair> {
+    generate_simple_self_signed([name.to_owned()]).unwrap()
+}
+
+fn serve(certificate: &CertifiedKey<KeyPair>, client: Option<&CertifiedKey<KeyPair>>) -> Registry {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+    let builder = match client {
+        None => builder.with_no_client_auth(),
+        Some(client) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(client.cert.der().clone()).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(certificate.signing_key.serialize_der()));
+    let registry = Registry::https(builder.with_single_cert(vec![certificate.cert.der().clone()], key).unwrap());
+    registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+    registry
+}
+
+async fn get(host: &str, change: impl FnOnce(&mut Options)) -> Result<Option<Manifest>> {
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let mut options = Options {
+        auth_file: Some(empty.path().into()),
+        cert_dir: Some("/does/not/exist".into()),
+        retry_base: Duration::from_millis(1),
+        ..Options::default()
+    };
+    change(&mut options);
+    let name = reference::Repository { registry: host.into(), path: "a".into() };
+    Client::new(options)?.repository(&name)?.manifest(&Target::Tag("1".into())).await
+}
+
+fn write(directory: &Path, name: &str, text: &str) {
+    std::fs::create_dir_all(directory).unwrap();
+    std::fs::write(directory.join(name), text).unwrap();
+}
+
+#[tokio::test]
+async fn certificates_are_trusted_by_file_and_by_host() {
+    let (ours, stranger) = (certificate("127.0.0.1"), certificate("127.0.0.1"));
+    let registry = serve(&ours, None);
+    let host = registry.host();
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "ca.pem", &ours.cert.pem());
+    write(directory.path(), "other.pem", &stranger.cert.pem());
+    write(&directory.path().join("right").join(&host), "ca.crt", &ours.cert.pem());
+    write(&directory.path().join("wrong").join(&host), "ca.crt", &stranger.cert.pem());
+    write(&directory.path().join("broken").join(&host), "ca.crt", "no certificate");
+
+    let file = |name: &str| Some(directory.path().join(name));
+    assert!(get(&host, |o| o.ca_file = file("ca.pem")).await.unwrap().is_some());
+    assert!(get(&host, |o| o.cert_dir = file("right")).await.unwrap().is_some());
+    for (name, error) in [
+        ("an unknown authority", get(&host, |o| o.ca_file = file("other.pem")).await),
+        ("another authority for this host", get(&host, |o| o.cert_dir = file("wrong")).await),
+    ] {
+        let error = error.unwrap_err();
+        assert!(error.to_string().contains("certificate"), "{name}: {error}");
+        assert!(error.hint_text().unwrap().contains("--ca-file"), "{name}");
+    }
+    let error = get(&host, |o| o.cert_dir = file("broken")).await.unwrap_err();
+    assert!(error.to_string().contains("ca.crt: no certificate in PEM form"), "{error}");
+    let error = get(&host, |o| o.ca_file = file("missing.pem")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    // No attempt went on without TLS, or past a certificate that was not trusted.
+    assert_eq!(registry.lines(), ["GET /v2/a/manifests/1", "GET /v2/a/manifests/1"]);
+}
+
+#[tokio::test]
+async fn a_certificate_is_for_its_name() {
+    let ours = certificate("registry.test");
+    let registry = serve(&ours, None);
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "ca.pem", &ours.cert.pem());
+    let error = get(&registry.host(), |o| o.ca_file = Some(directory.path().join("ca.pem"))).await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+    assert!(registry.log().is_empty());
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_where_it_belongs() {
+    let (ours, client) = (certificate("127.0.0.1"), certificate("client"));
+    let registry = serve(&ours, Some(&client));
+    let directory = tempfile::tempdir().unwrap();
+    let host = directory.path().join(registry.host());
+    write(&host, "ca.crt", &ours.cert.pem());
+    let options = |o: &mut Options| o.cert_dir = Some(directory.path().into());
+    assert!(get(&registry.host(), options).await.is_err());
+    write(&host, "client.cert", &client.cert.pem());
+    let error = get(&registry.host(), options).await.unwrap_err();
+    assert!(error.to_string().contains("client.key"), "{error}");
+    write(&host, "client.key", &client.signing_key.serialize_pem());
+    assert!(get(&registry.host(), options).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn https_never_becomes_http() {
+    // A registry that speaks plain http only, asked over https.
+    let plain = Registry::start();
+    plain.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+    let ours = certificate("127.0.0.1");
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "ca.pem", &ours.cert.pem());
+    let ca = Some(directory.path().join("ca.pem"));
+    let error = get(&plain.host(), |o| o.ca_file = ca.clone()).await.unwrap_err();
+    assert!(error.hint_text().unwrap_or_default().contains("--plain-http"), "{error} {:?}", error.hint_text());
+    let options = |o: &mut Options| (o.ca_file, o.plain_http) = (ca.clone(), vec![plain.host()]);
+    assert!(get(&plain.host(), options).await.unwrap().is_some());
+
+    // Redirects and realms that leave https.
+    let before = plain.log().len();
+    let registry = serve(&ours, None);
+    for reply in [
+        Reply::new(302).header("location", plain.url("/v2/a/manifests/1")),
+        Reply::new(302).header("location", format!("http://{}/v2/a/manifests/1", registry.host())),
+        Reply::new(401).header("www-authenticate", format!("Bearer realm=\"{}\"", plain.url("/token"))),
+    ] {
+        registry.fault(move |_, _| Some(reply.clone()));
+        let error = get(&registry.host(), |o| o.ca_file = ca.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Content, "{error}");
+        assert!(error.to_string().contains("https"), "{error}");
+    }
+    assert_eq!(plain.log().len(), before);
+}
+
+#[tokio::test]
+async fn trust_in_one_host_is_not_trust_in_another() {
+    let (ours, theirs) = (certificate("127.0.0.1"), certificate("127.0.0.1"));
+    let (registry, storage) = (serve(&ours, None), serve(&theirs, None));
+    let directory = tempfile::tempdir().unwrap();
+    write(&directory.path().join(registry.host()), "ca.crt", &ours.cert.pem());
+    let target = format!("https://{}/v2/a/manifests/1", storage.host());
+    registry.fault(move |_, _| Some(Reply::new(307).header("location", &target)));
+    let options = |o: &mut Options| o.cert_dir = Some(directory.path().into());
+    let error = get(&registry.host(), options).await.unwrap_err();
+    assert!(error.to_string().contains(&storage.host()), "{error}");
+    assert!(storage.log().is_empty());
+    write(&directory.path().join(storage.host()), "ca.crt", &theirs.cert.pem());
+    assert!(get(&registry.host(), options).await.unwrap().is_some());
+}
