@@ -228,8 +228,14 @@ async fn fetch(
             )
             .hint(format!("log in again: skopeo login {}", access.repository.registry)))
         }
-        Outcome::Refused(refusal) => Err(refusal.into_error(&what)),
-        Outcome::Lost(error) => Err(error),
+        Outcome::Refused(mut refusal) if matches!(refusal.status.as_u16(), 401 | 403) => {
+            refusal.registry = Some(access.repository.registry.clone());
+            Err(refusal.into_error(&what))
+        }
+        Outcome::Refused(refusal) => {
+            Err(Error::failed(format!("{what} answered {}{}", refusal.status, refusal.said())))
+        }
+        Outcome::Lost(error) => Err(error.context(what)),
     }
 }
 

@@ -5,20 +5,17 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD as ALPHABET;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::{Map, Value};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 
+use super::helper;
 use crate::error::{Error, Kind, Result};
 use crate::oci::reference::Repository;
 
-const HELPER_TIME: Duration = Duration::from_secs(30);
-const HELPER_OUTPUT: u64 = 64 << 10;
 const FILE_LIMIT: u64 = 4 << 20;
 
 /// Text that no log, error or `Debug` may show.
@@ -121,7 +118,7 @@ impl Credentials {
                     Some(Credential { login, id: format!("{name}#{key}"), source: name })
                 }
                 Ok(Some(Entry::Helper { helper, server })) => {
-                    run_helper(&helper, &server).await.map_err(|e| e.context(&name))?.map(|login| Credential {
+                    helper::get(&helper, &server).await.map_err(|e| e.context(&name))?.map(|login| Credential {
                         login,
                         id: format!("{name}#{helper}#{server}"),
                         source: format!("docker-credential-{helper}"),
@@ -262,62 +259,10 @@ fn login(entry: &Value) -> Result<Option<Login>> {
 }
 
 /// The user name `<token>` marks a refresh token.
-fn password_login(user: &str, password: &str) -> Login {
+pub(super) fn password_login(user: &str, password: &str) -> Login {
     match user {
         "<token>" => Login::Identity(Secret::new(password)),
         user => Login::Password { user: user.to_owned(), password: Secret::new(password) },
-    }
-}
-
-/// Asks `docker-credential-HELPER`. A helper that fails is an error and not «no credentials» (CVE-2021-41092); what it
-/// says on stderr is not repeated.
-async fn run_helper(helper: &str, server: &str) -> Result<Option<Login>> {
-    if helper.is_empty() || !helper.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-        return Err(Error::failed("the name of a credential helper has characters that it cannot have"));
-    }
-    let program = format!("docker-credential-{helper}");
-    let run = async {
-        let mut child = tokio::process::Command::new(&program)
-            .arg("get")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|e| {
-                Error::failed(format!("cannot run the credential helper {program}: {e}"))
-                    .hint("install it, or remove it from the file that names it")
-            })?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A helper need not read what it was asked.
-            let _ = stdin.write_all(server.as_bytes()).await;
-        }
-        let mut output = Vec::new();
-        if let Some(stdout) = child.stdout.take() {
-            stdout.take(HELPER_OUTPUT + 1).read_to_end(&mut output).await.map_err(|e| Error::io(&program, &e))?;
-        }
-        if output.len() as u64 > HELPER_OUTPUT {
-            return Err(Error::failed(format!("{program} says more than {HELPER_OUTPUT} bytes")));
-        }
-        let status = child.wait().await.map_err(|e| Error::io(&program, &e))?;
-        Ok((status, output))
-    };
-    let (status, output) = tokio::time::timeout(HELPER_TIME, run)
-        .await
-        .map_err(|_| Error::failed(format!("{program} did not answer within {} seconds", HELPER_TIME.as_secs())))??;
-    if !status.success() {
-        // The one failure of the protocol that means «none», said on stdout.
-        if String::from_utf8_lossy(&output).contains("credentials not found") {
-            return Ok(None);
-        }
-        return Err(Error::failed(format!("{program} failed for {server} ({status})")));
-    }
-    let malformed = || Error::failed(format!("{program} did not answer with a user name and a secret"));
-    let answer: Value = serde_json::from_slice(&output).map_err(|_| malformed())?;
-    let text = |name: &str| answer.get(name).and_then(Value::as_str);
-    match (text("Username"), text("Secret")) {
-        (Some(user), Some(secret)) if !secret.is_empty() => Ok(Some(password_login(user, secret))),
-        _ => Err(malformed()),
     }
 }
 
@@ -394,13 +339,5 @@ mod tests {
             let Err(error) = look_up(file, &repository("h.io/a")) else { panic!("{file}") };
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }
-    }
-
-    #[tokio::test]
-    async fn helper_names_stay_names() {
-        for name in ["", "../x", "a b", "x;y", "a/b"] {
-            assert!(run_helper(name, "h.io").await.is_err(), "{name}");
-        }
-        assert!(run_helper("does-not-exist-anywhere", "h.io").await.is_err());
     }
 }

@@ -13,6 +13,7 @@ mod challenge;
 mod chunks;
 mod credentials;
 mod download;
+mod helper;
 mod http;
 mod manifest;
 mod network;

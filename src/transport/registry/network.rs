@@ -244,3 +244,23 @@ fn innermost(error: &reqwest::Error) -> String {
         _ => text.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn names_of_private_addresses_are_not_dialled_for_public_registries() {
+        for (reach, allowed) in [(Reach::Public, false), (Reach::Private, false), (Reach::Loopback, true)] {
+            let name = "localhost".parse::<Name>().unwrap();
+            assert_eq!(Guard { reach }.resolve(name).await.is_ok(), allowed, "{reach:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_address_is_told_and_not_tried_again() {
+        let client = Client::builder().no_proxy().dns_resolver(Guard { reach: Reach::Public }).build().unwrap();
+        let lost = explain(client.get("http://localhost:9/").send().await.unwrap_err(), "localhost:9");
+        assert!(lost.hopeless && lost.error.to_string().contains("private address"), "{}", lost.error);
+    }
+}
