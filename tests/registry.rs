@@ -6,7 +6,6 @@ mod common;
 
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -101,11 +100,7 @@ async fn credentials_in_all_their_forms() {
     let public = Bearer { public: true, ..bearer() };
     for (auth, entry, expected) in [
         (Auth::Basic("user", SECRET), r#""username":"user","password":"hunter2""#, Ok(())),
-        (
-            Auth::Basic("user", SECRET),
-            r#""username":"user","password":"wrong""#,
-            Err("authenticated with the credentials from"),
-        ),
+        (Auth::Basic("user", SECRET), r#""username":"user","password":"wrong""#, Err("were refused (401)")),
         (Auth::Basic("user", SECRET), "", Err("not logged in")),
         (Auth::Bearer(bearer()), r#""username":"user","password":"hunter2""#, Ok(())),
         (Auth::Bearer(bearer()), r#""username":"user","password":"wrong""#, Err("refused the credentials")),
@@ -913,50 +908,4 @@ async fn credentials_of_another_registry_are_not_sent() {
     let log = registry.log();
     let sent: Vec<_> = log.iter().map(|r| r.header("authorization")).collect();
     assert_eq!(sent, [None, None, Some(&basic("user", SECRET)[..])]);
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-#[tokio::test]
-async fn no_secret_is_logged_however_much_is_logged() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
-    let bytes = content(1000);
-    for entry in [r#""username":"user","password":"hunter2""#, r#""identitytoken":"refresh-me""#] {
-        let bearer = Bearer { identity: "refresh-me", ..bearer() };
-        let (registry, elsewhere) = (Registry::with(Auth::Bearer(bearer)), Registry::start());
-        registry.put_blob("a", &bytes);
-        elsewhere.put_blob("a", &bytes);
-        redirecting(&registry, &elsewhere, 307);
-        let client = client_with(&login(&registry, entry), |_| {});
-        read(&repository(&client, &registry, "a"), &bytes, 0).await.unwrap();
-        // The storage is gone, and so the signed URL may show up in an error.
-        elsewhere.fault(|_, real| Some(real().ending(Ending::Dropped)));
-        let (_, message) = kind(read(&repository(&client, &registry, "a"), &bytes, 0).await);
-        assert!(!message.contains("s3cret"), "{message}");
-    }
-    drop(guard);
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert!(text.contains("/v2/a/blobs/"), "nothing was logged");
-    let basic = basic("user", SECRET);
-    for secret in [SECRET, "refresh-me", "s3cret", "token-", basic.trim_start_matches("Basic ")] {
-        let line = text.lines().find(|line| line.contains(secret));
-        assert!(line.is_none(), "{secret}: {line:?}");
-    }
 }

@@ -59,6 +59,11 @@ impl Authorization {
         Ok(Authorization(value))
     }
 
+    /// Whether it is a token: then some service accepted the credentials that it came from.
+    pub(super) fn is_token(&self) -> bool {
+        self.0.as_bytes().starts_with(b"Bearer ")
+    }
+
     fn bearer(token: &Secret) -> Result<Self> {
         Authorization::new(format!("Bearer {}", token.expose()))
     }

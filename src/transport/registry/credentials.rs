@@ -109,8 +109,9 @@ impl Credentials {
                 Place::Text(name, text) => (name.clone(), text.clone()),
                 Place::File { path, named } => match read_file(path).await {
                     Ok(text) => (path.display().to_string(), text),
-                    Err(e) if !named && e.kind() == Kind::NotFound => continue,
-                    Err(e) => return Err(e),
+                    Err(e) if e.kind() != Kind::NotFound => return Err(e),
+                    Err(_) if !named => continue,
+                    Err(e) => return Err(Error::usage(e.to_string()).hint("it is named by REGISTRY_AUTH_FILE")),
                 },
             };
             credential = match look_up(&text, repository) {

@@ -141,10 +141,11 @@ pub(super) async fn send(
             .and_then(|value| retry::retry_after(value.to_str().ok()?, SystemTime::now()));
         let mut refusal = Box::new(Refusal::read(response, shared.options.stall).await);
         if let Some(access) = access
-            && matches!(status.as_u16(), 401 | 403)
+            && matches!(status.as_u16(), 401 | 403 | 429)
         {
-            refusal.login = shared.credentials.find(access.repository).await?.map(|c| c.source);
+            refusal.login = shared.credentials.find(access.repository).await.ok().flatten().map(|c| c.source);
             refusal.registry = Some(access.repository.registry.clone());
+            refusal.token = authorization.as_ref().is_some_and(Authorization::is_token);
         }
         let limited = status == 429 || (status == 403 && (asked.is_some() || refusal.mentions_rate_limit()));
         if !limited && (!retry::is_transient(status) || request.once) {
@@ -258,7 +259,9 @@ async fn follow(
             builder = builder.body(body());
         }
         shared.traffic.requests.fetch_add(1, Ordering::Relaxed);
-        let answer = while_it_moves(builder.send(), &request.progress, shared.options.stall).await;
+        // Storing what was sent may take a registry a while.
+        let stall = shared.options.stall * if request.body.is_some() { 5 } else { 1 };
+        let answer = while_it_moves(builder.send(), &request.progress, stall).await;
         let response = match answer {
             Some(Ok(response)) => response,
             Some(Err(error)) => {
@@ -267,7 +270,7 @@ async fn follow(
                 return if lost.hopeless { Err(lost.error) } else { Ok(Err(lost)) };
             }
             None => {
-                let error = silent(&host_port(&url), shared.options.stall);
+                let error = silent(&host_port(&url), stall);
                 return Ok(Err(network::Lost { error, unsent: false, hopeless: false }));
             }
         };

@@ -121,8 +121,10 @@ pub struct Traffic {
 impl Client {
     /// A client; nothing is connected and no credentials are read before they are needed.
     pub fn new(options: Options) -> Result<Self> {
-        if let Some(file) = options.ca_file.as_ref().filter(|file| !file.is_file()) {
-            return Err(Error::usage(format!("--ca-file {}: no such file", file.display())));
+        for (flag, file) in [("--ca-file", &options.ca_file), ("--auth-file", &options.auth_file)] {
+            if let Some(file) = file.as_ref().filter(|file| !file.is_file()) {
+                return Err(Error::usage(format!("{flag} {}: no such file", file.display())));
+            }
         }
         Ok(Client(Arc::new(Shared {
             credentials: credentials::Credentials::new(options.auth_file.clone(), |name| std::env::var_os(name)),

@@ -22,6 +22,8 @@ pub(super) struct Refusal {
     url: Url,
     /// Where the credentials came from that were refused.
     pub(super) login: Option<String>,
+    /// Whether the request carried a token, and not the credentials themselves.
+    pub(super) token: bool,
     /// The registry that refused, for hints about logging in.
     pub(super) registry: Option<String>,
     /// `Location` and `Range` of an upload session, if they came with it.
@@ -45,6 +47,7 @@ impl Refusal {
             message,
             url: response.url().clone(),
             login: None,
+            token: false,
             registry: None,
             headers: response.headers().clone(),
         }
@@ -72,6 +75,10 @@ impl Refusal {
         let said = self.said();
         let registry = self.registry.as_deref().unwrap_or_default();
         match (status, &self.login) {
+            (401, Some(login)) if !self.token => {
+                Error::new(Kind::Denied, format!("{what}: the credentials from {login} were refused (401){said}"))
+                    .hint(format!("log in again: skopeo login {registry}"))
+            }
             (401 | 403, Some(login)) => Error::new(
                 Kind::Denied,
                 format!("{what}: authenticated with the credentials from {login}, but denied ({status}){said}"),
