@@ -909,3 +909,69 @@ async fn credentials_of_another_registry_are_not_sent() {
     let sent: Vec<_> = log.iter().map(|r| r.header("authorization")).collect();
     assert_eq!(sent, [None, None, Some(&basic("user", SECRET)[..])]);
 }
+
+#[tokio::test]
+async fn tags_come_in_pages() {
+    let registry = Registry::start();
+    let page = |body: &str, link: Option<&str>| {
+        let reply = Reply::new(200).body(body);
+        match link {
+            Some(link) => reply.header("link", format!("<{link}>; rel=\"next\"")),
+            None => reply,
+        }
+    };
+    registry.fault(move |r, _| {
+        Some(match r.query("last") {
+            None => page(r#"{"tags":["a",null,"b","sha256:00"]}"#, Some("/v2/x/tags/list?last=b")),
+            Some("b") => page(r#"{"tags":["b","c"]}"#, Some("list?last=c")),
+            _ => page(r#"{"tags":null}"#, None),
+        })
+    });
+    assert_eq!(open(&registry, "x").tags().await.unwrap(), ["a", "b", "c"]);
+
+    let elsewhere = Registry::start();
+    for link in ["/v2/x/tags/list", &elsewhere.url("/v2/x/tags/list"), "http://169.254.169.254/"] {
+        let link = link.to_owned();
+        registry.fault(move |_, _| Some(page(r#"{"tags":[]}"#, Some(&link))));
+        assert_eq!(kind(open(&registry, "x").tags().await).0, Kind::Content);
+    }
+    assert!(elsewhere.log().is_empty());
+    registry.fault(|_, _| Some(Reply::new(200).body("<html>")));
+    assert_eq!(kind(open(&registry, "x").tags().await).0, Kind::Content);
+    registry.fault(|_, _| None);
+    assert_eq!(kind(open(&registry, "x").tags().await).0, Kind::NotFound);
+}
+
+#[tokio::test]
+async fn referrers_by_the_api_or_by_a_tag() {
+    let subject = Digest::of(MANIFEST);
+    let entry = format!(r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":3}}"#, Digest::of(b"sig"));
+    let index = format!(r#"{{"schemaVersion":2,"manifests":[{entry}]}}"#);
+    let stand_in = subject.as_str().replace(':', "-");
+    for (status, media_type, tagged, expected) in [
+        (200, OCI_INDEX, None, Some(1)),
+        (200, "text/html", None, Some(0)),
+        (200, "text/html", Some(OCI_INDEX), Some(1)),
+        (404, "", Some(OCI_INDEX), Some(1)),
+        (400, "", Some(OCI_INDEX), Some(1)),
+        (406, "", Some(OCI_MANIFEST), Some(0)),
+        (404, "", None, Some(0)),
+        (501, "", None, None),
+    ] {
+        let registry = Registry::start();
+        if let Some(media_type) = tagged {
+            registry.put_manifest("a", Some(&stand_in), media_type, index.as_bytes());
+        }
+        let body = index.clone();
+        registry.fault(move |r, _| {
+            let reply = Reply::new(status).header("content-type", media_type).body(body.clone());
+            r.path.contains("/referrers/").then_some(reply)
+        });
+        let found = open(&registry, "a").referrers(&subject).await;
+        assert_eq!(found.ok().map(|all| all.len()), expected, "{status} {media_type} {tagged:?}");
+    }
+    // Broken is not the same as none.
+    let registry = Registry::start();
+    registry.put_manifest("a", Some(&stand_in), OCI_INDEX, br#"{"manifests":[{}]}"#);
+    assert_eq!(kind(open(&registry, "a").referrers(&subject).await).0, Kind::Content);
+}

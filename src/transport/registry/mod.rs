@@ -18,6 +18,7 @@ mod http;
 mod manifest;
 mod network;
 mod origin;
+mod pages;
 mod refusal;
 mod retry;
 mod upload;
@@ -240,6 +241,16 @@ impl Repository {
     /// `None` if the registry says that there is no such manifest or repository.
     pub async fn manifest(&self, target: &Target) -> Result<Option<Manifest>> {
         manifest::fetch(self, target).await
+    }
+
+    /// All tags, in the registry's order.
+    pub async fn tags(&self) -> Result<Vec<String>> {
+        pages::tags(self).await
+    }
+
+    /// What refers to the manifest `subject`, by the referrers API or the tag that stands in for it.
+    pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
+        pages::referrers(self, subject).await
     }
 
     /// Whether the repository has a blob. Registries have been wrong about this.

@@ -1,0 +1,164 @@
+//! Lists that come in pages: tags, and what refers to a manifest (distribution-spec, "Content discovery").
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use reqwest::Method;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK};
+use serde::Deserialize;
+use url::Url;
+
+use super::Repository;
+use super::http::{self, Outcome, Request};
+use super::manifest;
+use super::origin::{Origin, allow_hop, redacted};
+use super::refusal::Refusal;
+use crate::error::{Error, Result};
+use crate::oci::descriptor::Descriptor;
+use crate::oci::digest::Digest;
+use crate::oci::json::Object;
+use crate::oci::media_type::{self, Family, Kind, OCI_INDEX};
+use crate::oci::reference::{Target, is_tag};
+
+const PAGES: usize = 1000;
+const PAGE_LIMIT: usize = 4 << 20;
+
+/// All tags, in the registry's order. What cannot be a tag is left out: some registries list digests too.
+pub(super) async fn tags(repository: &Repository) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Page {
+        // Harbor and Nexus write null for none, Nexus in the list too.
+        tags: Option<Vec<Option<String>>>,
+    }
+    let what = format!("tags of {}", repository.name);
+    let first = Request::new(Method::GET, repository.url("tags/list")?);
+    let mut tags = Vec::new();
+    let mut seen = HashSet::new();
+    let refused = walk(repository, first, &what, |_, body| {
+        let page: Page =
+            serde_json::from_slice(body).map_err(|e| Error::content(format!("{what}: malformed answer: {e}")))?;
+        let all = page.tags.into_iter().flatten().flatten();
+        tags.extend(all.filter(|tag| is_tag(tag) && seen.insert(tag.clone())));
+        Ok(true)
+    })
+    .await?;
+    match refused {
+        None => Ok(tags),
+        Some(refusal) => Err(refusal.into_error(&what)),
+    }
+}
+
+/// What refers to a manifest: by the API, or by the tag that stands in for it.
+pub(super) async fn referrers(repository: &Repository, subject: &Digest) -> Result<Vec<Descriptor>> {
+    let what = format!("referrers of {}@{subject}", repository.name);
+    let mut first = Request::new(Method::GET, repository.url(&format!("referrers/{subject}"))?);
+    first.headers.insert(ACCEPT, HeaderValue::from_static(OCI_INDEX));
+    let mut found = Vec::new();
+    let mut answered = true;
+    let refused = walk(repository, first, &what, |headers, body| {
+        // Some registries answer with a web page (faults.md E26).
+        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        answered = media_type::kind(content_type) == Kind::Index(Family::Oci);
+        if answered {
+            found.extend(entries(body).map_err(|e| e.context(&what))?);
+        }
+        Ok(answered)
+    })
+    .await?;
+    match refused {
+        None if answered => return Ok(found),
+        Some(refusal) if !refusal.status.is_client_error() => return Err(refusal.into_error(&what)),
+        _ => {}
+    }
+    let hex = subject.hex();
+    let tag = format!("{}-{}", subject.algorithm().name(), &hex[..hex.len().min(64)]);
+    match manifest::fetch(repository, &Target::Tag(tag)).await? {
+        // GitLab resolves this tag to the subject itself.
+        Some(index) if media_type::kind(&index.media_type) == Kind::Index(Family::Oci) => {
+            entries(&index.bytes).map_err(|e| e.context(what))
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn entries(index: &[u8]) -> Result<Vec<Descriptor>> {
+    let entries: Vec<Object> = Object::parse(index)?.get("manifests")?.unwrap_or_default();
+    entries.into_iter().map(Descriptor::from_object).collect()
+}
+
+/// Gives page after page to `page`, until there is no more or it wants no more. Returns a refusal as it came.
+async fn walk(
+    repository: &Repository,
+    mut request: Request,
+    what: &str,
+    mut page: impl FnMut(&HeaderMap, &Bytes) -> Result<bool>,
+) -> Result<Option<Box<Refusal>>> {
+    let shared = &repository.client.0;
+    let scopes = repository.scopes();
+    let mut seen = HashSet::new();
+    while seen.insert(request.url.clone()) {
+        if seen.len() > PAGES {
+            return Err(Error::content(format!("{what}: more than {PAGES} pages")));
+        }
+        let access = repository.access(&scopes);
+        let (headers, body) = match http::fetch_small(shared, Some(&access), &request, PAGE_LIMIT, what).await? {
+            Outcome::Success(answer) => answer,
+            Outcome::Refused(refusal) => return Ok(Some(refusal)),
+            Outcome::Lost(error) => return Err(error.context(what)),
+        };
+        if !page(&headers, &body)? {
+            return Ok(None);
+        }
+        let Some(next) = next(&headers, &request.url) else { return Ok(None) };
+        allow_hop(&request.url, &next, http::reach(shared, &repository.home).await).map_err(|e| e.context(what))?;
+        if Origin::of(&next)? != repository.home {
+            return Err(Error::content(format!("{what}: goes on at another host, {}: refused", redacted(&next))));
+        }
+        request.url = next;
+    }
+    Err(Error::content(format!("{what}: the pages go in a circle")))
+}
+
+/// Where the next page is: `Link: <URL>; rel="next"` (RFC 8288).
+fn next(headers: &HeaderMap, request: &Url) -> Option<Url> {
+    headers.get_all(LINK).iter().filter_map(|value| std::str::from_utf8(value.as_bytes()).ok()).find_map(|value| {
+        let mut rest = value;
+        while let Some((_, link)) = rest.split_once('<') {
+            let (target, parameters) = link.split_once('>')?;
+            let parameters = parameters.split('<').next().unwrap_or_default();
+            let is_next = parameters.split([';', ',']).filter_map(|p| p.split_once('=')).any(|(name, value)| {
+                name.trim().eq_ignore_ascii_case("rel") && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
+            });
+            if is_next {
+                return request.join(target).ok();
+            }
+            rest = &link[target.len() + 1..];
+        }
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_to_the_next_page() {
+        for (value, expected) in [
+            ("</v2/a/tags/list?last=x&n=2>; rel=\"next\"", Some("https://r.io/v2/a/tags/list?last=x&n=2")),
+            ("<https://r.io/x>;rel=next", Some("https://r.io/x")),
+            ("<tags/list?last=x>; title=\"a\"; REL=Next", Some("https://r.io/v2/a/tags/tags/list?last=x")),
+            ("</a>; rel=prev, </b>; rel=\"next\"", Some("https://r.io/b")),
+            ("</a>; rel=prev", None),
+            ("</a>", None),
+            ("/a; rel=next", None),
+            ("</a; rel=next", None),
+            ("", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(LINK, HeaderValue::from_static(value));
+            let request = Url::parse("https://r.io/v2/a/tags/list").unwrap();
+            assert_eq!(next(&headers, &request).as_ref().map(Url::as_str), expected, "{value}");
+        }
+    }
+}
