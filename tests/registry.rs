@@ -705,6 +705,15 @@ async fn pieces_for_registries_that_want_them() {
 }
 
 #[tokio::test]
+async fn pieces_for_proxies_that_hang_up_on_long_bodies() {
+    let bytes = content(20_000_000);
+    let registry = Registry::start();
+    registry.limit_bodies(5_000_000);
+    assert_eq!(push(&open(&registry, "b"), &bytes, None).await.unwrap(), Pushed::Uploaded);
+    assert!(registry.blob("b", &Digest::of(&bytes)).unwrap() == bytes);
+}
+
+#[tokio::test]
 async fn pieces_that_arrive_in_part_or_not_at_all() {
     let bytes = content(1_000_000);
     for name in ["half, then 202", "half, then 416", "lost", "503", "session gone"] {

@@ -128,6 +128,8 @@ struct State {
     log: Vec<Request>,
     counter: usize,
     fault: Option<Arc<Fault>>,
+    /// Bodies beyond this are refused before they are read.
+    body_limit: Option<u64>,
 }
 
 /// The registry; its threads end with the process.
@@ -211,6 +213,11 @@ impl Registry {
         });
     }
 
+    /// Answers 413 to longer bodies and ends the connection without reading them, as proxies do.
+    pub fn limit_bodies(&self, limit: u64) {
+        self.state().body_limit = Some(limit);
+    }
+
     /// All requests so far.
     pub fn log(&self) -> Vec<Request> {
         self.state().log.clone()
@@ -277,7 +284,8 @@ impl Registry {
     fn serve(&self, stream: impl Read + Write) -> std::io::Result<()> {
         let mut stream = BufReader::new(stream);
         loop {
-            let request = match read_request(&mut stream) {
+            let limit = self.state().body_limit;
+            let request = match read_request(&mut stream, limit) {
                 Ok(Some(request)) => request,
                 Ok(None) => return Ok(()),
                 // TLS, most likely.
@@ -285,6 +293,9 @@ impl Registry {
             };
             self.state().log.push(request.clone());
             if !request.complete {
+                if limit.is_some() {
+                    write_reply(stream.get_mut(), &request, &Reply::new(413))?;
+                }
                 return Ok(());
             }
             let fault = self.state().fault.clone();
@@ -517,7 +528,7 @@ fn hash_like(digest: &str, bytes: &[u8]) -> Digest {
     }
 }
 
-fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
+fn read_request(reader: &mut impl BufRead, limit: Option<u64>) -> std::io::Result<Option<Request>> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
@@ -547,6 +558,10 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
     };
     if let Some(length) = request.header("content-length") {
         let length: u64 = length.parse().unwrap();
+        if limit.is_some_and(|limit| length > limit) {
+            request.complete = false;
+            return Ok(Some(request));
+        }
         let read = reader.take(length).read_to_end(&mut request.body);
         request.complete = read.is_ok_and(|read| read as u64 == length);
     } else if request.header("transfer-encoding").is_some() {
