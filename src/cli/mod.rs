@@ -71,8 +71,8 @@ struct Common {
     #[arg(long, global = true, value_name = "DIR", help_heading = "Registries")]
     cert_dir: Option<PathBuf>,
     /// Read credentials from this file only [default: those of docker and podman]
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Registries")]
-    authfile: Option<PathBuf>,
+    #[arg(long, alias = "authfile", global = true, value_name = "FILE", help_heading = "Registries")]
+    auth_file: Option<PathBuf>,
     /// Let this token service have the credentials of a registry elsewhere
     #[arg(long, global = true, value_name = "HOST[:PORT]", value_delimiter = ',', help_heading = "Registries")]
     realm_host: Vec<String>,
@@ -90,7 +90,7 @@ impl Common {
             plain_http: self.plain_http.clone(),
             ca_file: self.ca_file.clone(),
             cert_dir: self.cert_dir.clone(),
-            auth_file: self.authfile.clone(),
+            auth_file: self.auth_file.clone(),
             realm_hosts: self.realm_host.clone(),
             max_wait: Duration::from_secs(self.max_wait),
             ..Options::default()

@@ -98,8 +98,11 @@ fn nothing_is_moved_that_does_not_have_to_be() {
         assert!(words.contains("unchanged"), "the second run has to say so:\n{words}");
     });
     assert!(second.iter().any(|request| request.ends_with("/v2/kong/manifests/3.9-lowport")), "{second:#?}");
+    // Docker's manifests have no annotations, so what the image says about itself is in its config.
+    let patched: serde_json::Value = serde_json::from_str(&registry.raw_manifest("3.9-lowport")).unwrap();
+    let config = format!("GET /v2/kong/blobs/{}", image::text(&patched["config"]["digest"]));
     for request in &second {
-        assert!(!request.starts_with("GET /v2/kong/blobs/"), "a blob was downloaded: {second:#?}");
+        assert!(!request.starts_with("GET /v2/kong/blobs/") || *request == config, "a layer was downloaded: {second:#?}");
         assert!(!changes.iter().any(|method| request.starts_with(method)), "something was pushed: {second:#?}");
     }
     assert_eq!(registry.digest("3.9-lowport"), digest);
