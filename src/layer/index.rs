@@ -17,6 +17,9 @@ const MAX_NAMES: usize = 128 << 20;
 /// Base names of left-out files that are remembered as a hash each.
 const MAX_LEFT_OUT: usize = 1_000_000;
 
+/// Paths that links add to a scan while it runs.
+const MAX_LATE: usize = 1000;
+
 /// What is worth keeping.
 #[derive(Default)]
 pub(super) struct Interest {
@@ -120,6 +123,7 @@ impl Index {
             interest,
             capture,
             used,
+            late: Interest::default(),
             grounded: HashSet::new(),
             implied: HashSet::new(),
         };
@@ -199,6 +203,9 @@ struct Scan<'a> {
     interest: &'a Interest,
     capture: &'a BTreeSet<u32>,
     used: Usage,
+    /// Where the wanted links seen so far point, as far as one can tell yet: most targets follow their links, and need no
+    /// second scan then.
+    late: Interest,
     /// Hashes of directories that are certain to lie where their entries say. The hash has a random key, so an image
     /// cannot know which paths would collide.
     grounded: HashSet<u64>,
@@ -246,14 +253,19 @@ impl Scan<'_> {
             Kind::Directory | Kind::Symlink | Kind::HardLink => {
                 self.push(number, What::Put(kind), &entry.path, &entry.link, grounded)?;
             }
-            _ if self.interest.names.contains(path::base(&entry.path))
-                || self.interest.directories.contains(parent) =>
-            {
+            _ if self.is_interesting(&entry.path) => {
                 self.push(number, What::Put(kind), &entry.path, b"", grounded)?;
             }
             _ => self.leave_out(path::base(&entry.path)),
         }
         self.keep(number, entry, entries)
+    }
+
+    fn is_interesting(&self, file: &[u8]) -> bool {
+        let (parent, base) = (path::parent(file), path::base(file));
+        self.interest.names.contains(base)
+            || self.late.names.contains(base)
+            || self.interest.directories.contains(parent)
     }
 
     fn is_grounded(&self, directory: &[u8]) -> bool {
@@ -314,9 +326,12 @@ impl Scan<'_> {
 
     fn keep(&mut self, number: u32, entry: Entry, entries: &mut Entries<impl BufRead>) -> Result<()> {
         let captured = self.capture.contains(&number);
-        let wanted = self.interest.paths.contains(&entry.path);
+        let wanted = self.interest.paths.contains(&entry.path) || self.late.paths.contains(&entry.path);
         if !captured && !wanted {
             return Ok(());
+        }
+        if entry.kind == Kind::Symlink && self.late.paths.len() < MAX_LATE {
+            self.late.want(&path::target(&entry.path, &entry.link));
         }
         if wanted
             && let Some(earlier) = self.index.kept_paths.insert(entry.path.clone(), number)

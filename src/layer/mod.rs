@@ -12,6 +12,7 @@ pub mod path;
 pub mod reader;
 pub mod tree;
 
+mod extensions;
 mod header;
 mod hints;
 mod index;

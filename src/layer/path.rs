@@ -50,6 +50,12 @@ pub fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     path
 }
 
+/// Where a symbolic link at `link` points by its text, as if no component of that was a link again.
+pub(super) fn target(link: &[u8], text: &[u8]) -> Vec<u8> {
+    let start = if text.starts_with(b"/") { &b""[..] } else { parent(link) };
+    normalise(&[start, text].join(&b'/'))
+}
+
 /// Whether `path` lies somewhere below `directory`; everything but the root lies below the root.
 pub fn is_below(path: &[u8], directory: &[u8]) -> bool {
     match directory {
