@@ -102,7 +102,10 @@ fn nothing_is_moved_that_does_not_have_to_be() {
     let patched: serde_json::Value = serde_json::from_str(&registry.raw_manifest("3.9-lowport")).unwrap();
     let config = format!("GET /v2/kong/blobs/{}", image::text(&patched["config"]["digest"]));
     for request in &second {
-        assert!(!request.starts_with("GET /v2/kong/blobs/") || *request == config, "a layer was downloaded: {second:#?}");
+        assert!(
+            !request.starts_with("GET /v2/kong/blobs/") || *request == config,
+            "a layer was downloaded: {second:#?}"
+        );
         assert!(!changes.iter().any(|method| request.starts_with(method)), "something was pushed: {second:#?}");
     }
     assert_eq!(registry.digest("3.9-lowport"), digest);
