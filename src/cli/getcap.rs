@@ -4,9 +4,8 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::{Common, Named, bars, parse_platform, parse_reference};
-use crate::error::Result;
-use crate::image;
+use super::{Common, Opened, bars, parse_platform, parse_reference};
+use crate::error::{Error, Result};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::validate;
@@ -40,16 +39,13 @@ struct Listing {
 }
 
 pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
-    let client = common.client()?;
-    let Named { reference, place } = Named::new(&arguments.image, &client)?;
+    let reference = &arguments.image;
     let progress = bars::bars(common);
-    let root = image::resolve(&place, &reference).await?;
-    let context = |e: crate::error::Error| e.context(&reference);
-    let tree = image::tree(&place, &root).await.map_err(context)?;
+    let Opened { place, root, images, .. } = Opened::new(reference, &arguments.platform, common).await?;
     let mut report =
         Report { image: reference.to_string(), digest: root.descriptor.digest.to_string(), images: vec![] };
-    for image in image::images(&place, &tree, &arguments.platform).await.map_err(context)? {
-        let context = |e: crate::error::Error| e.context(&image.platform).context(&reference);
+    for image in images {
+        let context = |e: Error| e.context(&image.platform).context(reference);
         let files =
             validate::capabilities(&place, &image, arguments.path.as_deref(), &progress).await.map_err(context)?;
         let (platform, digest) = (image.platform.to_string(), image.descriptor.digest.to_string());

@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::output::bytes;
-use super::{Common, Named, bars, parse_platform, parse_reference};
+use super::{Common, Opened, bars, parse_platform, parse_reference};
 use crate::error::{Result, printable};
-use crate::image::{self, Image};
+use crate::image::Image;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
@@ -64,27 +64,25 @@ struct Layer {
 }
 
 pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
-    let client = common.client()?;
-    let Named { reference, place } = Named::new(&arguments.image, &client)?;
+    let reference = &arguments.image;
     let progress = bars::bars(common);
-    let root = image::resolve(&place, &reference).await?;
-    let context = |e: crate::error::Error| e.context(&reference);
-    let tree = image::tree(&place, &root).await.map_err(context)?;
-    let images = image::images(&place, &tree, &arguments.platform).await.map_err(context)?;
-    let is_image = |descriptor: &&Descriptor| !images.iter().any(|image| image.descriptor.digest == descriptor.digest);
+    let Opened { place, root, tree, images } = Opened::new(reference, &arguments.platform, common).await?;
+    let is_other = |descriptor: &&Descriptor| !images.iter().any(|image| image.descriptor.digest == descriptor.digest);
     let mut report = Report {
         image: reference.to_string(),
         digest: root.descriptor.digest.to_string(),
         media_type: root.descriptor.media_type.clone(),
         images: Vec::new(),
-        others: tree.manifests().into_iter().map(|(d, _)| d).filter(is_image).map(other).collect(),
+        others: tree.manifests().into_iter().map(|(d, _)| d).filter(is_other).map(other).collect(),
     };
     for image in &images {
         let capabilities = match arguments.no_layers {
             true => None,
-            false => Some(validate::capabilities(&place, image, None, &progress).await.map_err(context)?),
+            false => {
+                Some(validate::capabilities(&place, image, None, &progress).await.map_err(|e| e.context(reference))?)
+            }
         };
-        report.images.push(shown(image, capabilities).map_err(context)?);
+        report.images.push(shown(image, capabilities).map_err(|e| e.context(reference))?);
     }
     common.output().result(&report, &text(&report))
 }

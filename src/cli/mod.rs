@@ -17,10 +17,11 @@ use clap::{Args, Parser, Subcommand};
 
 use self::output::Output;
 use crate::error::{Error, Kind, Result};
+use crate::image::{self, Image, Node};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
-use crate::transport::Place;
 use crate::transport::registry::{Client, Options};
+use crate::transport::{Place, Root};
 
 const ABOUT: &str =
     "Set a Linux file capability on a program inside an OCI image that already exists, and publish the result.";
@@ -167,15 +168,22 @@ pub fn report(error: &Error, arguments: &Arguments) -> ExitCode {
     ExitCode::from(error.kind().exit_code())
 }
 
-/// An image that a command works on.
-struct Named {
-    reference: Reference,
+/// What an IMAGE that is read turned out to be.
+struct Opened {
     place: Place,
+    root: Root,
+    tree: Node,
+    images: Vec<Image>,
 }
 
-impl Named {
-    fn new(reference: &Reference, client: &Client) -> Result<Named> {
-        Ok(Named { reference: reference.clone(), place: Place::of(reference, client)? })
+impl Opened {
+    /// Reads the manifests of `reference`, and the configs of the images for `platforms`; none means all.
+    async fn new(reference: &Reference, platforms: &[Platform], common: &Common) -> Result<Opened> {
+        let place = Place::of(reference, &common.client()?)?;
+        let root = image::resolve(&place, reference).await?;
+        let tree = image::tree(&place, &root).await.map_err(|e| e.context(reference))?;
+        let images = image::images(&place, &tree, platforms).await.map_err(|e| e.context(reference))?;
+        Ok(Opened { place, root, tree, images })
     }
 }
 

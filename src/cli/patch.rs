@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::output::{bytes, short};
-use super::{Common, Named, bars, parse_platform, parse_reference, with_hint};
+use super::{Common, bars, parse_platform, parse_reference, with_hint};
 use crate::capability::FileCapabilities;
 use crate::error::{Error, Result};
 use crate::kong::Profile;
@@ -15,6 +15,7 @@ use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, Target};
 use crate::patch::{self, FileChange, ImageChange, Options, Outcome, Plan, Route};
+use crate::transport::Place;
 
 /// Put a file capability on a program inside an image and publish the result
 ///
@@ -85,15 +86,10 @@ struct Report<'a> {
 pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     let output = common.output();
     let client = common.client()?;
-    let source = Named::new(&arguments.source, &client)?;
-    let destination = Named::new(&arguments.destination, &client)?;
+    let (source, destination) = (&arguments.source, &arguments.destination);
     let options = options(arguments, common)?;
-    let route = Route {
-        from: &source.place,
-        source: &source.reference,
-        to: &destination.place.for_push(),
-        destination: &destination.reference,
-    };
+    let (from, to) = (Place::of(source, &client)?, Place::of(destination, &client)?.for_push());
+    let route = Route { from: &from, source, to: &to, destination };
     let outcome = patch::apply(&route, &options, arguments.dry_run, &bars::bars(common)).await?;
 
     let digest = match &outcome {
@@ -114,8 +110,8 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     }
     let traffic = client.traffic();
     let report = Report {
-        source: source.reference.to_string(),
-        destination: destination.reference.to_string(),
+        source: source.to_string(),
+        destination: destination.to_string(),
         outcome: &outcome,
         downloaded: traffic.downloaded,
         requests: traffic.requests,

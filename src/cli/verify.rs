@@ -5,10 +5,11 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::output::bytes;
-use super::{Common, Named, bars, parse_reference};
+use super::{Common, bars, parse_reference};
 use crate::error::{Error, Kind, Result, printable};
 use crate::image;
 use crate::oci::reference::Reference;
+use crate::transport::Place;
 use crate::validate::{self, Subject};
 
 /// Re-derive every digest, size and diff ID of an image, and prove that nothing undeclared changed
@@ -34,20 +35,21 @@ struct Report {
 
 pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     let client = common.client()?;
-    let Named { reference, place } = Named::new(&arguments.image, &client)?;
     let progress = bars::bars(common);
-    let root = image::resolve(&place, &reference).await?;
-    let subject = Subject { place: &place, root: &root };
-    let context = |e: Error| e.context(&reference);
-    let verified = match &arguments.base {
-        None => validate::verify(subject, None, &progress).await.map_err(context)?,
+    let reference = &arguments.image;
+    let place = Place::of(reference, &client)?;
+    let root = image::resolve(&place, reference).await?;
+    let base = match &arguments.base {
+        None => None,
         Some(base) => {
-            let Named { reference: base, place } = Named::new(base, &client)?;
-            let root = image::resolve(&place, &base).await?;
-            let base = Subject { place: &place, root: &root };
-            validate::verify(subject, Some(base), &progress).await.map_err(context)?
+            let place = Place::of(base, &client)?;
+            let root = image::resolve(&place, base).await?;
+            Some((place, root))
         }
     };
+    let base = base.as_ref().map(|(place, root)| Subject { place, root });
+    let subject = Subject { place: &place, root: &root };
+    let verified = validate::verify(subject, base, &progress).await.map_err(|e| e.context(reference))?;
     let findings = verified.findings.len();
     let base = arguments.base.as_ref().map(Reference::to_string);
     let report = Report { image: reference.to_string(), base, ok: findings == 0, verified };

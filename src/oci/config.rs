@@ -323,4 +323,67 @@ mod tests {
             assert_eq!(text.parse::<Port>().ok().map(|p| p.to_string()).as_deref(), form, "{text}");
         }
     }
+
+    /// JSON values as they are found in the wild, not as a serialiser would write them.
+    fn value() -> impl proptest::strategy::Strategy<Value = String> {
+        use proptest::prelude::*;
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            Just("1.10".to_owned()),
+            Just("-0".to_owned()),
+            Just("1e3".to_owned()),
+            Just("12345678901234567890123".to_owned()),
+            Just("[ ]".to_owned()),
+            "[a-z<>&/]{0,8}".prop_map(|text| format!("\"{}\"", text.replace('<', "\\u003c").replace('/', "\\/"))),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(|values| format!("[{}]", values.join(" ,"))),
+                proptest::collection::btree_map("[a-zA-Z]{1,6}", inner, 0..4).prop_map(|members| {
+                    let members: Vec<_> = members.iter().map(|(name, value)| format!("\"{name}\" : {value}")).collect();
+                    format!("{{ {} }}", members.join(",\n"))
+                }),
+            ]
+        })
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn edits_leave_every_other_member_byte_equal(
+            outer in proptest::collection::btree_map("x[a-z]{1,6}", value(), 0..6),
+            inner in proptest::collection::btree_map("X[a-z]{1,6}", value(), 0..6),
+            port in 1_u16..,
+            env in "[A-Z]{1,4}",
+        ) {
+            let join = |members: &std::collections::BTreeMap<String, String>| -> String {
+                members.iter().map(|(name, value)| format!(", \"{name}\": {value}")).collect()
+            };
+            let text = format!(
+                r#"{{"os":"linux","architecture":"arm64","config":{{"User":"kong"{}}},"rootfs":{{"type":"layers","diff_ids":[]}}{}}}"#,
+                join(&inner), join(&outer)
+            );
+            let before = ImageConfig::parse(text.as_bytes()).unwrap();
+            let mut after = before.clone();
+            after.expose(&Port { number: port, protocol: "tcp".into() }).unwrap();
+            after.set_env(&env, "value").unwrap();
+            after.set_label("name", "value").unwrap();
+            after.add_layer(&Digest::of(b"")).unwrap();
+            let after = ImageConfig::parse(&after.to_bytes().unwrap()).unwrap();
+            for name in before.object().names().filter(|name| !["config", "rootfs"].contains(name)) {
+                proptest::prop_assert_eq!(before.object().raw(name), after.object().raw(name));
+            }
+            for name in before.run_object().names() {
+                proptest::prop_assert_eq!(before.run_object().raw(name), after.run_object().raw(name));
+            }
+            proptest::prop_assert_eq!(after.env_value(&env).unwrap(), Some("value".to_owned()));
+            let again = {
+                let mut again = after.clone();
+                again.expose(&Port { number: port, protocol: "tcp".into() }).unwrap();
+                again.set_env(&env, "value").unwrap();
+                again.set_label("name", "value").unwrap();
+                again.to_bytes().unwrap()
+            };
+            proptest::prop_assert_eq!(again, after.to_bytes().unwrap());
+        }
+    }
 }

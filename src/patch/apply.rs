@@ -195,6 +195,10 @@ async fn compare(
     if !said.intact {
         return Ok(Standing::Other("was made by capatch, but somebody changed it since"));
     }
+    if old.descriptor.digest == source.descriptor.digest && said.request == *request {
+        // The source was patched in place before (faults.md H15).
+        return Ok(Standing::Same);
+    }
     let repository = |name: &str| -> Option<Repository> {
         match name.parse().ok()? {
             Reference::Registry { repository, .. } => Some(repository),

@@ -13,7 +13,7 @@ use crate::oci::media_type::Compression;
 use crate::patch::plan::{FileChange, layer_digest};
 use crate::patch::{Options, elf};
 use crate::progress::{Progress, WatchedReader};
-use crate::transport::{Place, blocking};
+use crate::transport::Place;
 
 /// What was found and made for one image.
 pub(super) struct PatchedFiles {
@@ -23,8 +23,8 @@ pub(super) struct PatchedFiles {
     pub(super) warnings: Vec<String>,
 }
 
-/// Finds the files `asked` in `image` and makes the layer in which they have their capabilities.
-pub(super) async fn patch_files(
+/// Finds the files `asked` in `image` and makes the layer in which they have their capabilities. Blocks.
+pub(super) fn patch_files(
     place: &Place,
     image: &Image,
     options: &Options,
@@ -34,18 +34,6 @@ pub(super) async fn patch_files(
     if asked.is_empty() {
         return Err(Error::usage("no file is named").hint("name the program with --file PATH"));
     }
-    let (place, image, options, asked, progress) =
-        (place.clone(), image.clone(), options.clone(), asked.to_vec(), progress.clone());
-    blocking(move || patch(&place, &image, &options, &asked, &progress)).await
-}
-
-fn patch(
-    place: &Place,
-    image: &Image,
-    options: &Options,
-    asked: &[String],
-    progress: &Arc<dyn Progress>,
-) -> Result<PatchedFiles> {
     let descriptors = image.manifest.layers.clone();
     let handle = tokio::runtime::Handle::current();
     let mut stack = Stack::new(image.layers()?, |layer| {

@@ -20,7 +20,7 @@ use crate::patch::edit::edit_config;
 use crate::patch::file::{self, PatchedFiles};
 use crate::patch::record::{ANNOTATIONS, LABELS, Record, Request};
 use crate::progress::Progress;
-use crate::transport::{Content, Place, Root};
+use crate::transport::{Content, Place, Root, blocking};
 
 /// Images that are read at the same time; each holds the buffers of one layer.
 const IMAGES_AT_ONCE: usize = 2;
@@ -142,11 +142,12 @@ pub async fn plan(
         return Err(Error::content("there is no Linux image in it"));
     }
     let base = Base { name: base_name.map(str::to_owned), digest: source.descriptor.digest.clone() };
+    let patch = |image: Image| async {
+        let platform = image.platform.to_string();
+        patch_image(place, image, &base, options, &request, progress).await.map_err(|e| e.context(platform))
+    };
     let patched: Vec<PatchedImage> =
-        stream::iter(images.into_iter().map(|image| patch_image(place, image, &base, options, &request, progress)))
-            .buffered(IMAGES_AT_ONCE)
-            .try_collect()
-            .await?;
+        stream::iter(images.into_iter().map(patch)).buffered(IMAGES_AT_ONCE).try_collect().await?;
 
     let mut new = New { notes, ..New::default() };
     for image in &patched {
@@ -209,20 +210,11 @@ async fn patch_image(
     request: &Request,
     progress: &Arc<dyn Progress>,
 ) -> Result<PatchedImage> {
-    let context = source.platform.to_string();
-    patch_one(place, source, base, options, request, progress).await.map_err(|e| e.context(context))
-}
-
-async fn patch_one(
-    place: &Place,
-    source: Image,
-    base: &Base,
-    options: &Options,
-    request: &Request,
-    progress: &Arc<dyn Progress>,
-) -> Result<PatchedImage> {
-    let PatchedFiles { files, layer, mut warnings } =
-        file::patch_files(place, &source, options, &request.files, progress).await?;
+    let PatchedFiles { files, layer, mut warnings } = {
+        let (place, source, options, asked, progress) =
+            (place.clone(), source.clone(), options.clone(), request.files.clone(), progress.clone());
+        blocking(move || file::patch_files(&place, &source, &options, &asked, &progress)).await?
+    };
     let family = source.manifest.family;
     let mut config = source.config.clone();
     let (env, more) = edit_config(&mut config, request)?;

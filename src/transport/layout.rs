@@ -370,9 +370,13 @@ fn retag(index: Option<&[u8]>, tag: &str, entry: &Descriptor) -> Result<Vec<u8>>
 
 /// A small file; `None` if it does not exist.
 fn read_limited(path: &Path) -> Result<Option<Vec<u8>>> {
+    use std::os::unix::fs::OpenOptionsExt;
     let mut bytes = Vec::new();
-    let file = match File::open(path) {
-        Ok(file) => file,
+    // A named pipe must not make us wait.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = match File::options().read(true).custom_flags(flags).open(path) {
+        Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => file,
+        Ok(_) => return Err(Error::content(format!("{} is not a regular file", path.display()))),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
         Err(e) => return Err(Error::io(path.display(), &e)),
     };
