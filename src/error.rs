@@ -100,10 +100,13 @@ impl Error {
         self
     }
 
-    /// Says where it happened: `place: message`.
+    /// Says where it happened: `place: message`, unless the message begins with that place.
     #[must_use]
     pub fn context(mut self, place: impl fmt::Display) -> Self {
-        self.0.message = format!("{}: {}", printable(&place.to_string()), self.0.message);
+        let place = printable(&place.to_string());
+        if !self.0.message.strip_prefix(&place).is_some_and(|rest| rest.starts_with([':', ' '])) {
+            self.0.message = format!("{place}: {}", self.0.message);
+        }
         self
     }
 

@@ -29,8 +29,12 @@ const ABOUT: &str =
 const AFTER: &str = "\
 An IMAGE is NAME[:TAG|@DIGEST] or docker://NAME... in a registry, or oci:DIR[:TAG|@DIGEST], an OCI image layout.
 
-Exit codes: 0 done or already so, 1 failed, 2 usage, 3 not found, 4 denied, 5 content did not verify or was refused,
-6 rate limited, 7 the destination holds something else, 8 findings.";
+Exit codes:
+  0  done, or already so         5  content did not verify, or was refused
+  1  failed                      6  rate limited
+  2  usage                       7  the destination holds something else
+  3  not found                   8  findings
+  4  denied";
 
 /// The whole command line.
 #[derive(Parser)]
@@ -54,13 +58,13 @@ enum Command {
 #[derive(Args)]
 struct Common {
     /// Print JSON instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Output")]
     json: bool,
     /// Say nothing but errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Output")]
     quiet: bool,
     /// Say more; twice: every request
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, help_heading = "Output", action = clap::ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
     /// Speak plain http with this registry; loopback registries do anyway
     #[arg(long, global = true, value_name = "HOST[:PORT]", value_delimiter = ',', help_heading = "Registries")]

@@ -100,9 +100,7 @@ pub async fn apply(
             }
         }
     }
-    if !dry_run {
-        route.to.prepare()?;
-    }
+    route.to.check_writable()?;
     let Planned { plan, root, manifests, blobs, base, untouched } =
         plan(route.from, name.as_deref(), &source, options, progress).await.map_err(|e| e.context(route.source))?;
 
@@ -115,6 +113,7 @@ pub async fn apply(
         return Ok(Outcome::Planned { plan, moves });
     }
 
+    route.to.prepare()?;
     let context = |e: Error| e.context(route.destination);
     let mut moves = Moved::default();
     let mut trusted = true;

@@ -10,12 +10,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Access, Mode, OFlags, access, openat};
 use serde_json::value::RawValue;
 use tempfile::NamedTempFile;
 
 use crate::blob::Verifier;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::json::{self, Object};
@@ -72,11 +72,8 @@ impl Layout {
             [] => Ok(None),
             [one] => Ok(Some((*one).clone())),
             many if many.iter().all(|entry| entry.digest == many[0].digest) => Ok(Some(many[0].clone())),
-            many => Err(Error::new(
-                crate::error::Kind::NotFound,
-                format!("{} holds more than one {what}", self.path.display()),
-            )
-            .hint(format!("choose one: {}", self.choices(many)))),
+            many => Err(Error::new(Kind::NotFound, format!("{} holds more than one {what}", self.path.display()))
+                .hint(format!("choose one: {}", self.choices(many)))),
         }
     }
 
@@ -118,36 +115,46 @@ impl Layout {
     pub fn has(&self, descriptor: &Descriptor) -> Result<bool> {
         let file = match self.open(&descriptor.digest) {
             Ok(file) => file,
-            Err(error) if error.kind() == crate::error::Kind::NotFound => return Ok(false),
+            Err(error) if error.kind() == Kind::NotFound => return Ok(false),
             Err(error) => return Err(error),
         };
         Ok(crate::blob::VerifiedReader::new(file, descriptor).finish().is_ok())
     }
 
-    /// Makes sure that this is a layout that we can write to, before anything is transferred.
+    /// Refuses a directory that is no layout, or that cannot be written to, before anything is transferred (faults.md
+    /// F13). Writes nothing.
+    pub fn check_writable(&self) -> Result<()> {
+        let is_layout = self.exists()?;
+        let mut directory = if self.path.is_relative() { Path::new(".").join(&self.path) } else { self.path.clone() };
+        if !is_layout && fs::read_dir(&directory).is_ok_and(|mut entries| entries.next().is_some()) {
+            let message = format!("{} is not empty and not an OCI layout", self.path.display());
+            return Err(
+                Error::new(Kind::DestinationRefused, message).hint("name a new directory or an existing layout")
+            );
+        }
+        while !directory.exists() && directory.pop() {}
+        access(&directory, Access::WRITE_OK | Access::EXEC_OK).map_err(|e| {
+            let kind = if e == rustix::io::Errno::ACCESS { Kind::Denied } else { Kind::Failed };
+            Error::new(kind, format!("cannot write {}: {}", self.path.display(), io::Error::from(e)))
+        })
+    }
+
+    /// Makes this a layout, if it is none yet.
     pub fn prepare(&self) -> Result<()> {
-        let io = |path: &Path| {
+        let error = |path: &Path| {
             let path = path.display().to_string();
             move |e: io::Error| Error::io(format!("cannot write {path}"), &e)
         };
+        self.check_writable()?;
+        let blobs = self.path.join("blobs").join("sha256");
+        fs::create_dir_all(&blobs).map_err(error(&blobs))?;
         if !self.exists()? {
-            fs::create_dir_all(&self.path).map_err(io(&self.path))?;
-            if fs::read_dir(&self.path).map_err(io(&self.path))?.next().is_some() {
-                return Err(Error::new(
-                    crate::error::Kind::DestinationRefused,
-                    format!("{} is not empty and not an OCI layout", self.path.display()),
-                )
-                .hint("name a new directory or an existing layout"));
-            }
             let mut marker = self.temporary()?;
-            marker.write_all(br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(io(&self.path))?;
+            marker.write_all(br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(error(&self.path))?;
             self.publish(marker, &self.path.join(MARKER))?;
         }
-        let blobs = self.path.join("blobs").join("sha256");
-        fs::create_dir_all(&blobs).map_err(io(&blobs))?;
         self.remove_garbage();
-        // Finds a read-only layout before any network traffic (faults.md F13).
-        self.temporary().map(drop)
+        Ok(())
     }
 
     /// Writes a blob from `reader`, which is hashed on the way; nothing appears under the digest unless it matched.
@@ -245,7 +252,7 @@ impl Layout {
                 .take(MAX_MANIFEST + 1)
                 .read_to_end(&mut bytes)
                 .map_err(|e| Error::io(self.blob_path(digest).display(), &e))?,
-            Err(error) if error.kind() == crate::error::Kind::NotFound => return Ok(None),
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let size = bytes.len() as u64;

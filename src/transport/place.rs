@@ -150,7 +150,15 @@ impl Place {
         }
     }
 
-    /// Makes sure that this place can be written to, as far as that can be told before anything is transferred.
+    /// Refuses a place that cannot be written to, as far as that can be told before anything is transferred.
+    pub fn check_writable(&self) -> Result<()> {
+        match self {
+            Place::Registry(_) => Ok(()),
+            Place::Layout(layout) => layout.check_writable(),
+        }
+    }
+
+    /// Makes the place ready to be written to.
     pub fn prepare(&self) -> Result<()> {
         match self {
             Place::Registry(_) => Ok(()),
