@@ -126,7 +126,13 @@ impl Layout {
     pub fn check_writable(&self) -> Result<()> {
         let is_layout = self.exists()?;
         let mut directory = if self.path.is_relative() { Path::new(".").join(&self.path) } else { self.path.clone() };
-        if !is_layout && fs::read_dir(&directory).is_ok_and(|mut entries| entries.next().is_some()) {
+        // What is a layout's own may be there already if another run makes the same layout at this moment.
+        let is_foreign = |entry: fs::DirEntry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            !["blobs", MARKER, INDEX, LOCK].contains(&&*name) && !name.starts_with(TEMPORARY)
+        };
+        if !is_layout && fs::read_dir(&directory).is_ok_and(|entries| entries.flatten().any(is_foreign)) {
             let message = format!("{} is not empty and not an OCI layout", self.path.display());
             return Err(
                 Error::new(Kind::DestinationRefused, message).hint("name a new directory or an existing layout")
