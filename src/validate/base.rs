@@ -1,6 +1,7 @@
 //! Comparison of a patched image with its base. What was declared is found by making the declared edits once more:
 //! a difference between that and the image is one that was not declared.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -14,7 +15,7 @@ use crate::layer::tree::{self, Difference, Tree};
 use crate::oci::digest::Digest;
 use crate::oci::json::Object;
 use crate::oci::manifest::{BASE_DIGEST, BASE_NAME, Child, Document, Index};
-use crate::oci::media_type::Family;
+use crate::oci::media_type::{Family, Kind};
 use crate::patch::{ANNOTATIONS, LABELS, Record, Request, edit_config, history};
 use crate::transport::{Place, Root};
 use crate::validate::Subject;
@@ -129,7 +130,12 @@ impl<'a> Base<'a> {
     pub(super) fn compare_indexes(&self, root: &Root, tree: &Node) -> Result<Vec<Change>> {
         let mut changes = Vec::new();
         match (&self.subject.root.document, &root.document) {
-            (Document::Index(_), Document::Index(_)) => self.compare_index(&self.tree, tree, root, &mut changes)?,
+            (Document::Index(_), Document::Index(_)) => {
+                let kept: HashSet<&Digest> = tree.manifests().into_iter().map(|(d, _)| &d.digest).collect();
+                let images = self.images.iter().map(|image| &image.descriptor.digest);
+                let replaced = images.filter(|digest| !kept.contains(digest)).map(Digest::to_string).collect();
+                self.compare_index(&self.tree, tree, root, &replaced, &mut changes)?;
+            }
             (Document::Manifest(_), Document::Manifest(_)) => {}
             _ => changes.push(Change {
                 place: "index".to_owned(),
@@ -140,7 +146,14 @@ impl<'a> Base<'a> {
         Ok(changes)
     }
 
-    fn compare_index(&self, base: &Node, node: &Node, root: &Root, changes: &mut Vec<Change>) -> Result<()> {
+    fn compare_index(
+        &self,
+        base: &Node,
+        node: &Node,
+        root: &Root,
+        replaced: &HashSet<String>,
+        changes: &mut Vec<Change>,
+    ) -> Result<()> {
         let (Node::Index(_, before, base_nodes), Node::Index(descriptor, after, nodes)) = (base, node) else {
             return Ok(());
         };
@@ -152,7 +165,7 @@ impl<'a> Base<'a> {
         let declared = match (&record, after.family) {
             (None, Family::Oci) => None,
             (request, family) => {
-                let children = replaced_children(before, after)?;
+                let children = replaced_children(before, after, replaced)?;
                 let pairs = if family == Family::Docker { Vec::new() } else { self.pairs(None, root)? };
                 let bytes = before.with_children(&children, &pairs)?;
                 Some(seal(request.as_ref(), bytes)?)
@@ -164,7 +177,7 @@ impl<'a> Base<'a> {
             nodes.iter().flatten().filter(|node| matches!(node, Node::Index(..))).cloned().collect()
         };
         for (base, node) in nested(base_nodes).iter().zip(&nested(nodes)) {
-            self.compare_index(base, node, root, changes)?;
+            self.compare_index(base, node, root, replaced, changes)?;
         }
         Ok(())
     }
@@ -177,24 +190,21 @@ fn seal(request: Option<&Request>, bytes: Vec<u8>) -> Result<Vec<u8>> {
     }
 }
 
-/// What a patch may do to the children of an index: replace the content of one, drop one that attests such a one.
-fn replaced_children(before: &Index, after: &Index) -> Result<Vec<Child>> {
-    let mut new = after.manifests.iter().peekable();
-    let mut replaced: Vec<&Digest> = Vec::new();
+/// What a patch may do to the children of an index: replace the content of an image or a nested index, and drop what
+/// attests an image that was `replaced`, before or after it.
+fn replaced_children(before: &Index, after: &Index, replaced: &HashSet<String>) -> Result<Vec<Child>> {
+    let mut new = after.manifests.iter();
     let mut children = Vec::with_capacity(before.manifests.len());
     for old in &before.manifests {
-        let attested = old.attests();
-        if attested.is_some_and(|digest| replaced.iter().any(|replaced| replaced.as_str() == digest)) {
+        if old.attests().is_some_and(|digest| replaced.contains(&digest)) {
             children.push(Child::Drop);
             continue;
         }
         children.push(match new.next() {
-            Some(child) if child.digest == old.digest => Child::Keep,
-            Some(child) => {
-                replaced.push(&old.digest);
+            Some(child) if replaced.contains(old.digest.as_str()) || matches!(old.kind(), Kind::Index(_)) => {
                 Child::Replace(old.with_content(child.digest.clone(), child.size)?)
             }
-            None => Child::Keep,
+            _ => Child::Keep,
         });
     }
     Ok(children)
