@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::{Common, Opened, bars, parse_platform, parse_reference};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::validate;
@@ -56,10 +56,10 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     for listing in &report.images {
         // Writing to a String cannot fail.
         if several {
-            let _ = writeln!(text, "{}:", listing.platform);
+            let _ = writeln!(text, "{}:", printable(&listing.platform));
         }
         for file in &listing.files {
-            let _ = writeln!(text, "{} {}", file.path, file.capabilities);
+            let _ = writeln!(text, "{} {}", printable(&file.path), file.capabilities);
         }
     }
     common.output().result(&report, &text)

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::output::{bytes, short};
 use super::{Common, bars, parse_platform, parse_reference, with_hint};
 use crate::capability::FileCapabilities;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::kong::Profile;
 use crate::oci::config::Port;
 use crate::oci::digest::Digest;
@@ -191,13 +191,13 @@ fn text(report: &Report<'_>) -> String {
 
 fn describe(text: &mut String, plan: &Plan) {
     for ImageChange { platform, files, layer, exposed_ports, env, .. } in &plan.images {
-        let _ = writeln!(text, "{platform}");
+        let _ = writeln!(text, "{}", printable(platform));
         for file in files {
             let FileChange { asked, path, layer, layer_digest, mode, uid, gid, size, .. } = file;
-            let (size, from) = (bytes(*size), short(layer_digest));
+            let (size, from, path) = (bytes(*size), short(layer_digest), &printable(path));
             let _ = writeln!(text, "  file    {path}  ({mode} {uid}:{gid}, {size}, in layer {layer} {from})");
-            if asked != path {
-                let _ = writeln!(text, "          found through the link {asked}");
+            if *asked != file.path {
+                let _ = writeln!(text, "          found through the link {}", printable(asked));
             }
             let _ = match (&file.capabilities_before, file.changed) {
                 (Some(_), false) => writeln!(text, "  caps    {} (already)", file.capabilities),
@@ -208,9 +208,9 @@ fn describe(text: &mut String, plan: &Plan) {
         if let Some(layer) = layer {
             let _ = writeln!(text, "  layer   {} ({})", short(&layer.digest), bytes(layer.size));
         }
-        let _ = writeln!(text, "  ports   {}", exposed_ports.join(" "));
+        let _ = writeln!(text, "  ports   {}", printable(&exposed_ports.join(" ")));
         for variable in env {
-            let _ = writeln!(text, "  env     {variable}");
+            let _ = writeln!(text, "  env     {}", printable(variable));
         }
     }
 }

@@ -70,7 +70,7 @@ fn text(report: &Report) -> String {
     let _ = writeln!(text, "{} {digest}", report.image);
     let _ = writeln!(text, "{manifests} manifests and {blobs} blobs ({}) match their digests and sizes", bytes(*size));
     for image in images {
-        let _ = writeln!(text, "{}", image.platform);
+        let _ = writeln!(text, "{}", printable(&image.platform));
         for file in &image.capabilities {
             let _ = writeln!(text, "  caps     {} {}", printable(&file.path), file.capabilities);
         }
