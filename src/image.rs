@@ -24,7 +24,7 @@ pub struct Image {
     pub manifest: Manifest,
     /// The config.
     pub config: ImageConfig,
-    /// What the config says that the image runs on.
+    /// What the image runs on: what the index says, which is what container engines choose by, or else the config.
     pub platform: Platform,
 }
 
@@ -99,7 +99,10 @@ impl Image {
         let bytes = place.small_blob(&manifest.config).await.map_err(|e| e.context("config"))?;
         let config = ImageConfig::parse(&bytes).map_err(|e| e.context(format!("config {}", manifest.config.digest)))?;
         config.check_layers(manifest.layers.len()).map_err(|e| e.context(&descriptor.digest))?;
-        let platform = config.platform()?;
+        let platform = match descriptor.platform()? {
+            Some(platform) if !platform.is_unknown() => platform,
+            _ => config.platform()?,
+        };
         Ok(Image { descriptor: descriptor.clone(), manifest: manifest.clone(), config, platform })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::blob::Spool;
 use crate::capability::{FileCapabilities, XATTR};
 use crate::error::{Error, Result};
@@ -9,11 +11,38 @@ use crate::image::Image;
 use crate::layer::build::{Addition, BuiltLayer, build};
 use crate::layer::lookup::{FindError, Found, Stack};
 use crate::layer::path;
+use crate::oci::digest::Digest;
 use crate::oci::media_type::Compression;
-use crate::patch::plan::{FileChange, layer_digest};
 use crate::patch::{Options, elf};
 use crate::progress::{Progress, WatchedReader};
 use crate::transport::Place;
+
+/// What would change in one file.
+#[derive(Clone, Debug, Serialize)]
+pub struct FileChange {
+    /// The path that was asked for.
+    pub asked: String,
+    /// The path that it leads to.
+    pub path: String,
+    /// The number of the layer that holds it, from 1, lowest first.
+    pub layer: usize,
+    /// That layer's digest.
+    pub layer_digest: Digest,
+    /// Octal, such as `0755`.
+    pub mode: String,
+    /// The owner.
+    pub uid: u64,
+    /// The group.
+    pub gid: u64,
+    /// Bytes.
+    pub size: u64,
+    /// In the words of getcap(8); none if it has none.
+    pub capabilities_before: Option<String>,
+    /// In the words of getcap(8).
+    pub capabilities: String,
+    /// Whether the file has to be written anew.
+    pub changed: bool,
+}
 
 /// What was found and made for one image.
 pub(super) struct PatchedFiles {
@@ -34,11 +63,12 @@ pub(super) fn patch_files(
     if asked.is_empty() {
         return Err(Error::usage("no file is named").hint("name the program with --file PATH"));
     }
-    let descriptors = image.manifest.layers.clone();
+    let descriptor = |layer: usize| {
+        image.manifest.layers.get(layer).ok_or_else(|| Error::failed("internal error: there is no such layer"))
+    };
     let handle = tokio::runtime::Handle::current();
     let mut stack = Stack::new(image.layers()?, |layer| {
-        let descriptor =
-            descriptors.get(layer).ok_or_else(|| Error::failed("internal error: there is no such layer"))?;
+        let descriptor = descriptor(layer)?;
         let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
         Ok(WatchedReader::new(handle.block_on(place.reader(descriptor))?, bar))
     });
@@ -58,7 +88,7 @@ pub(super) fn patch_files(
             asked,
             path,
             layer: found.layer + 1,
-            layer_digest: layer_digest(&image.manifest, found.layer)?,
+            layer_digest: descriptor(found.layer)?.digest.clone(),
             mode: format!("{:04o}", found.entry.mode),
             uid: found.entry.uid,
             gid: found.entry.gid,

@@ -12,7 +12,8 @@ mod record;
 
 pub use apply::{Outcome, Route, apply};
 pub use edit::edit_config;
-pub use plan::{AddedLayer, FileChange, ImageChange, Plan, Planned, history, plan};
+pub use file::FileChange;
+pub use plan::{AddedLayer, ImageChange, Plan, Planned, history, plan};
 pub use record::{ANNOTATIONS, Holder, LABELS, NAME as RECORD, Record, Request};
 
 use crate::capability::FileCapabilities;

@@ -13,11 +13,11 @@ use crate::image::{self, Image, Node};
 use crate::oci::config::{History, ImageConfig};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{BASE_DIGEST, BASE_NAME, Child, Manifest};
+use crate::oci::manifest::{BASE_DIGEST, BASE_NAME, Child};
 use crate::oci::media_type::{self, Family};
 use crate::patch::Options;
 use crate::patch::edit::edit_config;
-use crate::patch::file::{self, PatchedFiles};
+use crate::patch::file::{self, FileChange, PatchedFiles};
 use crate::patch::record::{ANNOTATIONS, LABELS, Record, Request};
 use crate::progress::Progress;
 use crate::transport::{Content, Place, Root, blocking};
@@ -84,33 +84,6 @@ pub struct AddedLayer {
     pub diff_id: Digest,
     /// Compressed bytes.
     pub size: u64,
-}
-
-/// What would change in one file.
-#[derive(Clone, Debug, Serialize)]
-pub struct FileChange {
-    /// The path that was asked for.
-    pub asked: String,
-    /// The path that it leads to.
-    pub path: String,
-    /// The number of the layer that holds it, from 1, lowest first.
-    pub layer: usize,
-    /// That layer's digest.
-    pub layer_digest: Digest,
-    /// Octal, such as `0755`.
-    pub mode: String,
-    /// The owner.
-    pub uid: u64,
-    /// The group.
-    pub gid: u64,
-    /// Bytes.
-    pub size: u64,
-    /// In the words of getcap(8); none if it has none.
-    pub capabilities_before: Option<String>,
-    /// In the words of getcap(8).
-    pub capabilities: String,
-    /// Whether the file has to be written anew.
-    pub changed: bool,
 }
 
 /// Finds out what `options` would change in `source`, which was read from `place`.
@@ -219,6 +192,10 @@ async fn patch_image(
     let mut config = source.config.clone();
     let (env, more) = edit_config(&mut config, request)?;
     warnings.extend(more);
+    let configured = config.platform()?;
+    if (&configured.os, &configured.architecture) != (&source.platform.os, &source.platform.architecture) {
+        warnings.push(format!("its config says that it is for {configured}, the index says {}", source.platform));
+    }
     let acting = config.labels()?.into_keys().filter(|name| acts_on_hosts(name));
     warnings.extend(acting.map(|name| format!("the label {name} makes some container runtimes act on the host")));
     let mut blobs = Vec::new();
@@ -376,13 +353,4 @@ impl New {
         self.manifests.push((new.clone(), bytes.clone()));
         Ok(Some((new, bytes)))
     }
-}
-
-/// A manifest's layers, for a plan that says where a file lies.
-pub(super) fn layer_digest(manifest: &Manifest, layer: usize) -> Result<Digest> {
-    manifest
-        .layers
-        .get(layer)
-        .map(|descriptor| descriptor.digest.clone())
-        .ok_or_else(|| Error::failed("internal error: a layer that is not there"))
 }
