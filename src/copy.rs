@@ -51,8 +51,10 @@ pub struct Mover {
 }
 
 impl Mover {
-    /// Stores each of `blobs` at `to`; `from` is where they can be mounted from.
-    pub async fn push(&self, to: &Place, from: Option<&Place>, blobs: Vec<(Descriptor, Content)>) -> Result<Moved> {
+    /// Stores each of `blobs` at `to`, each digest once; `from` is where they can be mounted from.
+    pub async fn push(&self, to: &Place, from: Option<&Place>, mut blobs: Vec<(Descriptor, Content)>) -> Result<Moved> {
+        let mut seen = HashSet::new();
+        blobs.retain(|(descriptor, _)| seen.insert(descriptor.digest.clone()));
         let push = |(descriptor, content): (Descriptor, Content)| async move {
             let size = descriptor.size;
             let moved = Moved::default();
@@ -84,13 +86,13 @@ impl Mover {
         self.push(to, Some(from), blobs.collect()).await
     }
 
-    /// What [`Mover::copy`] would move, as far as asking for each blob can tell.
-    pub async fn foresee(&self, from: &Place, to: &Place, blobs: &[Descriptor]) -> Result<Moved> {
+    /// What [`Mover::copy`], or [`Mover::push`] without a `from`, would move, as far as asking for each blob can tell.
+    pub async fn foresee(&self, from: Option<&Place>, to: &Place, blobs: &[Descriptor]) -> Result<Moved> {
         let mut total = Moved::default();
         for blob in distributable(blobs) {
-            if from.is_same(to) || to.has_blob(&blob).await? {
+            if from.is_some_and(|from| from.is_same(to)) || to.has_blob(&blob).await? {
                 total.skipped += blob.size;
-            } else if from.can_mount_at(to) {
+            } else if from.is_some_and(|from| from.can_mount_at(to)) {
                 total.mounted += blob.size;
             } else {
                 total.uploaded += blob.size;

@@ -108,8 +108,9 @@ pub async fn apply(
     all_base.extend(untouched.iter().flat_map(copy::blobs_of));
     let mover = |distrust| Mover { jobs: options.jobs, progress: progress.clone(), distrust };
     if dry_run {
-        let mut moves = mover(false).foresee(route.from, route.to, &all_base).await?;
-        moves.uploaded += blobs.iter().map(|(descriptor, _)| descriptor.size).sum::<u64>();
+        let mut moves = mover(false).foresee(Some(route.from), route.to, &all_base).await?;
+        let new: Vec<Descriptor> = blobs.into_iter().map(|(descriptor, _)| descriptor).collect();
+        moves += mover(false).foresee(None, route.to, &new).await?;
         return Ok(Outcome::Planned { plan, moves });
     }
 
