@@ -24,6 +24,8 @@ pub enum Kind {
     DestinationRefused,
     /// The check itself worked and found something.
     Findings,
+    /// A signal of this number asked us to stop.
+    Stopped(u8),
 }
 
 impl Kind {
@@ -38,6 +40,7 @@ impl Kind {
             Kind::RateLimited => 6,
             Kind::DestinationRefused => 7,
             Kind::Findings => 8,
+            Kind::Stopped(signal) => 128 + (signal & 0x7f),
         }
     }
 }

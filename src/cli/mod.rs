@@ -34,7 +34,7 @@ Exit codes:
   1  failed                      6  rate limited
   2  usage                       7  the destination holds something else
   3  not found                   8  findings
-  4  denied";
+  4  denied                    130  interrupted (143 terminated)";
 
 /// The whole command line.
 #[derive(Parser)]
@@ -148,8 +148,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             error = stopped() => Err(error),
         }
     });
-    // A thread that still reads a layer must not hold up the end.
-    runtime.shutdown_background();
+    // A thread that still works gets the time to remove its temporary file, and no more.
+    runtime.shutdown_timeout(Duration::from_secs(2));
     result
 }
 
@@ -161,8 +161,8 @@ async fn stopped() -> Error {
         return std::future::pending().await;
     };
     tokio::select! {
-        _ = interrupt.recv() => Error::failed("interrupted"),
-        _ = terminate.recv() => Error::failed("terminated"),
+        _ = interrupt.recv() => Error::new(Kind::Stopped(2), "interrupted"),
+        _ = terminate.recv() => Error::new(Kind::Stopped(15), "terminated"),
     }
 }
 

@@ -60,6 +60,7 @@ fn kind_name(kind: Kind) -> &'static str {
         Kind::RateLimited => "rate-limited",
         Kind::DestinationRefused => "destination-refused",
         Kind::Findings => "findings",
+        Kind::Stopped(_) => "stopped",
     }
 }
 
