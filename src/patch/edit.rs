@@ -1,8 +1,7 @@
 //! The edits of a config that a [`Request`] asks for. `verify` makes the same edits to tell what was declared.
 
 use crate::error::Result;
-use crate::kong::PROFILES;
-use crate::kong::{Version, listen};
+use crate::kong::{PROFILES, Version, listen, ports};
 use crate::oci::config::{ImageConfig, Port};
 use crate::patch::record::Request;
 
@@ -46,8 +45,8 @@ fn listen_value(config: &ImageConfig, name: &str, asked: &str, warnings: &mut Ve
     }
     let value = match asked {
         "" => match config.env_value(name)? {
-            Some(current) => listen::low_ports(&current)?,
-            None => listen::low_ports(listen::default_listen(version.as_ref()))?,
+            Some(current) => ports::low_ports(&current)?,
+            None => ports::low_ports(listen::default_listen(version.as_ref()))?,
         },
         value => value.to_owned(),
     };
