@@ -16,7 +16,7 @@ use crate::oci::digest::Digest;
 use crate::oci::json::Object;
 use crate::oci::manifest::{BASE_DIGEST, BASE_NAME, Child, Document, Index};
 use crate::oci::media_type::{Family, Kind};
-use crate::patch::{ANNOTATIONS, LABELS, Record, Request, edit_config, history};
+use crate::patch::{ANNOTATIONS, LABELS, RECORD, Record, Request, edit_config, history};
 use crate::transport::{Place, Root};
 use crate::validate::Subject;
 
@@ -55,9 +55,12 @@ impl<'a> Base<'a> {
         self.subject.place
     }
 
-    /// The image for the same platform.
-    pub(super) fn of(&self, image: &Image) -> Option<(&Self, &Image)> {
-        self.images.iter().find(|base| base.platform == image.platform).map(|base| (self, base))
+    /// The image that one of `images` was made from: the one for its platform. An index may have several for one
+    /// platform, whose order a patch keeps.
+    pub(super) fn of(&self, image: &Image, images: &[Image]) -> Option<(&Self, &Image)> {
+        let same = |other: &&Image| other.platform == image.platform;
+        let before = images.iter().take_while(|other| other.descriptor.digest != image.descriptor.digest);
+        self.images.iter().filter(same).nth(before.filter(same).count()).map(|base| (self, base))
     }
 
     /// Platforms that only one of the two has.
@@ -256,6 +259,10 @@ fn json_changes(name: &str, before: &[u8], after: &[u8], expected: Option<&[u8]>
     changes.extend(
         wrong.into_iter().filter(|wrong| !changes.iter().any(|change| change.place == wrong.place)).collect::<Vec<_>>(),
     );
+    let is_seal = |change: &&mut Change| !change.declared && change.place.ends_with(&format!("/{RECORD}"));
+    for seal in changes.iter_mut().filter(is_seal) {
+        "the seal is broken: somebody edited the image after it was patched".clone_into(&mut seal.change);
+    }
     Ok(changes)
 }
 

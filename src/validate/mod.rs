@@ -107,8 +107,7 @@ async fn apply(
         let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
         let reader = WatchedReader::new(place.reader(&descriptor).await?, bar);
         tree = blocking(move || {
-            tree.apply(reader, &descriptor, &diff_id, hash_contents)
-                .map_err(|e| e.context(format!("layer {}", descriptor.digest)))?;
+            tree.apply(reader, &descriptor, &diff_id, hash_contents)?;
             Ok(tree)
         })
         .await?;
@@ -144,7 +143,8 @@ pub async fn verify(subject: Subject<'_>, base: Option<Subject<'_>>, progress: &
         report.findings.extend(base.missing(&images));
     }
     for image in &images {
-        let verified = verify_image(place, image, base.as_ref(), &mut report.findings, progress).await;
+        let base = base.as_ref().and_then(|base| base.of(image, &images));
+        let verified = verify_image(place, image, base, &mut report.findings, progress).await;
         report.images.push(verified.map_err(|e| e.context(&image.platform))?);
     }
     let differences = report.images.iter().flat_map(|image| image.differences.iter().map(move |d| (Some(image), d)));
@@ -188,15 +188,12 @@ async fn verify_blobs(place: &Place, tree: &Node, images: &[Image], report: &mut
 async fn verify_image(
     place: &Place,
     image: &Image,
-    base: Option<&base::Base<'_>>,
+    base: Option<(&base::Base<'_>, &Image)>,
     findings: &mut Vec<String>,
     progress: &Arc<dyn Progress>,
 ) -> Result<VerifiedImage> {
     let mut layers = image.layers()?;
-    let base = match base {
-        Some(base) => base.of(image).filter(|base| base.1.descriptor.digest != image.descriptor.digest),
-        None => None,
-    };
+    let base = base.filter(|(_, base)| base.descriptor.digest != image.descriptor.digest);
     let mut differences = Vec::new();
     let tree = match base {
         None => apply(Tree::default(), place, layers, false, progress).await?,
