@@ -1,6 +1,8 @@
 //! Writes `testdata/kong`, a small two-platform OCI layout shaped like a Kong image, and checks that the committed one
 //! is byte for byte what this code writes. `UPDATE=1 cargo test --test testdata` writes it anew.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -8,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use capatch::oci::digest::Digest;
 use capatch::oci::media_type;
+use common::elf;
 use tar::{EntryType, Header};
 
 const MTIME: u64 = 1_704_067_200;
@@ -40,7 +43,7 @@ fn kong() -> BTreeMap<PathBuf, Vec<u8>> {
     let mut blobs = Blobs::default();
     let mut children = Vec::new();
     let mut attestations = Vec::new();
-    for (architecture, variant, nginx) in [("amd64", "", elf_amd64()), ("arm64", r#","variant":"v8""#, elf_arm64())] {
+    for (architecture, variant, nginx) in [("amd64", "", elf::amd64()), ("arm64", r#","variant":"v8""#, elf::arm64())] {
         let layers = [base_layer(), kong_layer(&nginx), prefix_layer()];
         let diff_ids: Vec<_> = layers.iter().map(|tar| format!("\"{}\"", Digest::of(tar))).collect();
         let config = blobs.add(media_type::OCI_CONFIG, config(architecture, variant, &diff_ids.join(",")).into_bytes());
@@ -189,59 +192,4 @@ fn gzip(tar: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
     encoder.write_all(tar).unwrap();
     encoder.finish().unwrap()
-}
-
-const MESSAGE: &[u8] = b"nginx version: openresty/1.25.3.2\n";
-
-/// A static program that prints its version and exits with 0.
-fn elf_amd64() -> Vec<u8> {
-    let mut code = Vec::new();
-    code.extend([0xb8, 1, 0, 0, 0, 0xbf, 1, 0, 0, 0]); // mov eax, 1 (write); mov edi, 1
-    code.extend([0x48, 0x8d, 0x35, 16, 0, 0, 0]); // lea rsi, [rip + 16]
-    code.extend([0xba, MESSAGE.len() as u8, 0, 0, 0, 0x0f, 0x05]); // mov edx, length; syscall
-    code.extend([0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05]); // mov eax, 60 (exit); xor edi, edi; syscall
-    code.extend(MESSAGE);
-    elf(62, &code)
-}
-
-/// The same for AArch64.
-fn elf_arm64() -> Vec<u8> {
-    let length = MESSAGE.len() as u32;
-    let code = [
-        0xd280_0808_u32,           // mov x8, #64 (write)
-        0xd280_0020,               // mov x0, #1
-        0x1000_00c1,               // adr x1, +24
-        0xd280_0002 | length << 5, // mov x2, #length
-        0xd400_0001,               // svc #0
-        0xd280_0ba8,               // mov x8, #93 (exit)
-        0xd280_0000,               // mov x0, #0
-        0xd400_0001,               // svc #0
-    ];
-    let mut bytes: Vec<u8> = code.iter().flat_map(|instruction| instruction.to_le_bytes()).collect();
-    bytes.extend(MESSAGE);
-    elf(183, &bytes)
-}
-
-/// An ELF file of one loadable segment.
-fn elf(machine: u16, code: &[u8]) -> Vec<u8> {
-    const BASE: u64 = 0x40_0000;
-    let size = 120 + code.len() as u64;
-    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    elf.extend(2_u16.to_le_bytes());
-    elf.extend(machine.to_le_bytes());
-    elf.extend(1_u32.to_le_bytes());
-    for word in [BASE + 120, 64, 0] {
-        elf.extend(word.to_le_bytes());
-    }
-    elf.extend(0_u32.to_le_bytes());
-    for half in [64_u16, 56, 1, 0, 0, 0] {
-        elf.extend(half.to_le_bytes());
-    }
-    elf.extend(1_u32.to_le_bytes());
-    elf.extend(5_u32.to_le_bytes());
-    for word in [0, BASE, BASE, size, size, 0x1000] {
-        elf.extend(word.to_le_bytes());
-    }
-    elf.extend(code);
-    elf
 }

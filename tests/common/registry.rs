@@ -127,6 +127,7 @@ struct State {
     tokens: HashMap<String, (String, usize)>,
     log: Vec<Request>,
     counter: usize,
+    no_mounts: bool,
     fault: Option<Arc<Fault>>,
     /// Bodies beyond this are refused before they are read.
     body_limit: Option<u64>,
@@ -161,6 +162,8 @@ impl Registry {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (server, tls) = (server.clone(), tls.clone());
+                // Head and body are two writes; without this the second waits for the client's delayed acknowledgement.
+                let _ = stream.set_nodelay(true);
                 std::thread::spawn(move || {
                     let _ = match tls {
                         None => server.serve(stream),
@@ -216,6 +219,21 @@ impl Registry {
     /// Answers 413 to longer bodies and ends the connection without reading them, as proxies do.
     pub fn limit_bodies(&self, limit: u64) {
         self.state().body_limit = Some(limit);
+    }
+
+    /// Answers every request to mount a blob by beginning an upload, as registries may.
+    pub fn refuse_mounts(&self) {
+        self.state().no_mounts = true;
+    }
+
+    /// Forgets a blob that a repository has.
+    pub fn forget_blob(&self, repository: &str, digest: &str) {
+        self.state().links.remove(&(repository.to_owned(), digest.to_owned()));
+    }
+
+    /// Forgets the requests so far.
+    pub fn clear_log(&self) {
+        self.state().log.clear();
     }
 
     /// All requests so far.
@@ -401,6 +419,7 @@ impl Registry {
             }
             if let (Some(digest), Some(from)) = (request.query("mount"), request.query("from"))
                 && state.links.contains(&(from.to_owned(), digest.to_owned()))
+                && !state.no_mounts
             {
                 state.links.insert((repository.to_owned(), digest.to_owned()));
                 return Reply::new(201);

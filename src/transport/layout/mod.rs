@@ -4,16 +4,17 @@
 //! file, made durable and only then renamed to its digest; `index.json` is replaced last, under a lock, and only if
 //! nobody changed it meanwhile. Other tools do not take that lock.
 
+mod durable;
+
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Access, Mode, OFlags, access, openat};
 use serde_json::value::RawValue;
-use tempfile::NamedTempFile;
 
+use self::durable::{LOCK, TEMPORARY, lock, publish, read_limited, remove_garbage, temporary};
 use crate::blob::Verifier;
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
@@ -26,11 +27,6 @@ use crate::transport::MAX_MANIFEST;
 
 const MARKER: &str = "oci-layout";
 const INDEX: &str = "index.json";
-const LOCK: &str = ".capatch.lock";
-const TEMPORARY: &str = ".capatch-";
-/// A temporary file that nobody holds a lock on is garbage of a killed run once it is this old.
-const GARBAGE_AGE: Duration = Duration::from_secs(3600);
-const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory that is, or is to become, an OCI image layout.
 #[derive(Clone, Debug)]
@@ -155,11 +151,11 @@ impl Layout {
         let blobs = self.path.join("blobs").join("sha256");
         fs::create_dir_all(&blobs).map_err(error(&blobs))?;
         if !self.exists()? {
-            let mut marker = self.temporary()?;
+            let mut marker = temporary(&self.path)?;
             marker.write_all(br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(error(&self.path))?;
-            self.publish(marker, &self.path.join(MARKER))?;
+            publish(marker, &self.path.join(MARKER))?;
         }
-        self.remove_garbage();
+        remove_garbage(&self.path);
         Ok(())
     }
 
@@ -167,7 +163,7 @@ impl Layout {
     pub fn write(&self, descriptor: &Descriptor, reader: &mut dyn Read) -> Result<()> {
         let path = self.blob_path(&descriptor.digest);
         let place = |e: &io::Error| Error::io(format!("cannot write {}", path.display()), e);
-        let mut file = self.temporary()?;
+        let mut file = temporary(&self.path)?;
         let mut verifier = Verifier::new(descriptor);
         let mut buffer = vec![0; 256 * 1024];
         loop {
@@ -184,23 +180,23 @@ impl Layout {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(|e| place(&e))?;
         }
-        self.publish(file, &path)
+        publish(file, &path)
     }
 
     /// Lets `tag` name `descriptor`. This is what publishes an image, so it comes last.
     pub fn tag(&self, tag: &str, descriptor: &Descriptor) -> Result<()> {
         let mut entry = Descriptor::new(&descriptor.media_type, descriptor.digest.clone(), descriptor.size)?;
         entry.set_annotation(REF_NAME, tag)?;
-        let _lock = self.lock()?;
+        let _lock = lock(&self.path)?;
         let path = self.path.join(INDEX);
         for _ in 0..100 {
             let before = self.index_bytes()?;
             let after = retag(before.as_deref(), tag, &entry).map_err(|e| e.context(path.display()))?;
-            let mut file = self.temporary()?;
+            let mut file = temporary(&self.path)?;
             file.write_all(&after).map_err(|e| Error::io(format!("cannot write {}", path.display()), &e))?;
             // Tools without our lock may have been faster (faults.md F6).
             if self.index_bytes()? == before {
-                return self.publish(file, &path);
+                return publish(file, &path);
             }
         }
         Err(Error::failed(format!("{} is being changed by another program all the time", path.display())))
@@ -281,73 +277,6 @@ impl Layout {
         };
         entries.iter().take(20).map(name).collect::<Vec<_>>().join(", ")
     }
-
-    /// A new file beside `blobs`, so that the rename stays in one file system; locked for as long as it lives.
-    fn temporary(&self) -> Result<NamedTempFile> {
-        use std::os::unix::fs::PermissionsExt;
-        let error = |e: io::Error| Error::io(format!("cannot write into {}", self.path.display()), &e);
-        let file = tempfile::Builder::new()
-            .prefix(TEMPORARY)
-            .permissions(fs::Permissions::from_mode(0o666))
-            .tempfile_in(&self.path)
-            .map_err(error)?;
-        // Some file systems have no locks; then garbage is told by its age alone.
-        let _ = file.as_file().try_lock();
-        Ok(file)
-    }
-
-    /// Makes the file durable and gives it its name.
-    fn publish(&self, file: NamedTempFile, path: &Path) -> Result<()> {
-        let error = |e: &io::Error| Error::io(format!("cannot write {}", path.display()), e);
-        file.as_file().sync_all().map_err(|e| error(&e))?;
-        file.persist(path).map_err(|e| error(&e.error))?;
-        let parent = path.parent().unwrap_or(&self.path);
-        File::open(parent).and_then(|directory| directory.sync_all()).map_err(|e| error(&e))
-    }
-
-    fn lock(&self) -> Result<File> {
-        let path = self.path.join(LOCK);
-        let error = |e: &io::Error| Error::io(format!("cannot lock {}", path.display()), e);
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| error(&e))?;
-        let start = Instant::now();
-        let mut told = false;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(fs::TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => return Ok(file),
-                Err(fs::TryLockError::Error(e)) => return Err(error(&e)),
-                Err(fs::TryLockError::WouldBlock) if start.elapsed() > LOCK_PATIENCE => {
-                    return Err(Error::failed(format!("{} is locked by another run of capatch", self.path.display()))
-                        .hint("wait for it to end, then try again"));
-                }
-                Err(fs::TryLockError::WouldBlock) => {
-                    if !told {
-                        tracing::warn!("waiting for another run of capatch to release {}", self.path.display());
-                        told = true;
-                    }
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            }
-        }
-    }
-
-    /// Removes what a killed run left behind; never a blob, and never a file that a living run holds.
-    fn remove_garbage(&self) {
-        let Ok(directory) = fs::read_dir(&self.path) else { return };
-        for entry in directory.flatten() {
-            let old = |m: fs::Metadata| {
-                m.is_file()
-                    && m.modified()
-                        .is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age > GARBAGE_AGE))
-            };
-            if entry.file_name().to_string_lossy().starts_with(TEMPORARY)
-                && entry.metadata().is_ok_and(old)
-                && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
-            {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-    }
 }
 
 /// `index.json` with `tag` on `entry`; every other entry and member as it was.
@@ -379,25 +308,6 @@ fn retag(index: Option<&[u8]>, tag: &str, entry: &Descriptor) -> Result<Vec<u8>>
     }
     index.set("manifests", &manifests)?;
     Ok(index.to_bytes())
-}
-
-/// A small file; `None` if it does not exist.
-fn read_limited(path: &Path) -> Result<Option<Vec<u8>>> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut bytes = Vec::new();
-    // A named pipe must not make us wait.
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = match File::options().read(true).custom_flags(flags).open(path) {
-        Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => file,
-        Ok(_) => return Err(Error::content(format!("{} is not a regular file", path.display()))),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
-        Err(e) => return Err(Error::io(path.display(), &e)),
-    };
-    file.take(MAX_MANIFEST + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path.display(), &e))?;
-    if bytes.len() as u64 > MAX_MANIFEST {
-        return Err(Error::content(format!("{} is larger than {MAX_MANIFEST} bytes", path.display())));
-    }
-    Ok(Some(bytes))
 }
 
 #[cfg(test)]

@@ -1,0 +1,105 @@
+//! Files that are written whole or not at all: temporary file, fsync, rename, fsync of the directory; and the lock.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::fs::OFlags;
+use tempfile::NamedTempFile;
+
+use crate::error::{Error, Result};
+use crate::transport::MAX_MANIFEST;
+
+/// The lock, a file beside `index.json`, which itself is replaced and so cannot be locked.
+pub(super) const LOCK: &str = ".capatch.lock";
+/// How the names of temporary files begin.
+pub(super) const TEMPORARY: &str = ".capatch-";
+/// A temporary file that nobody holds a lock on is garbage of a killed run once it is this old.
+const GARBAGE_AGE: Duration = Duration::from_secs(3600);
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A new file beside `blobs`, so that the rename stays in one file system; locked for as long as it lives.
+pub(super) fn temporary(directory: &Path) -> Result<NamedTempFile> {
+    use std::os::unix::fs::PermissionsExt;
+    let error = |e: io::Error| Error::io(format!("cannot write into {}", directory.display()), &e);
+    let file = tempfile::Builder::new()
+        .prefix(TEMPORARY)
+        .permissions(fs::Permissions::from_mode(0o666))
+        .tempfile_in(directory)
+        .map_err(error)?;
+    // Some file systems have no locks; then garbage is told by its age alone.
+    let _ = file.as_file().try_lock();
+    Ok(file)
+}
+
+/// Makes the file durable and gives it its name.
+pub(super) fn publish(file: NamedTempFile, path: &Path) -> Result<()> {
+    let error = |e: &io::Error| Error::io(format!("cannot write {}", path.display()), e);
+    file.as_file().sync_all().map_err(|e| error(&e))?;
+    file.persist(path).map_err(|e| error(&e.error))?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    File::open(parent).and_then(|directory| directory.sync_all()).map_err(|e| error(&e))
+}
+
+pub(super) fn lock(directory: &Path) -> Result<File> {
+    let path = directory.join(LOCK);
+    let error = |e: &io::Error| Error::io(format!("cannot lock {}", path.display()), e);
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| error(&e))?;
+    let start = Instant::now();
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => return Ok(file),
+            Err(fs::TryLockError::Error(e)) => return Err(error(&e)),
+            Err(fs::TryLockError::WouldBlock) if start.elapsed() > LOCK_PATIENCE => {
+                return Err(Error::failed(format!("{} is locked by another run of capatch", directory.display()))
+                    .hint("wait for it to end, then try again"));
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                if !told {
+                    tracing::warn!("waiting for another run of capatch to release {}", directory.display());
+                    told = true;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+/// Removes what a killed run left behind; never a blob, and never a file that a living run holds.
+pub(super) fn remove_garbage(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let old = |m: fs::Metadata| {
+            m.is_file()
+                && m.modified().is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age > GARBAGE_AGE))
+        };
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY)
+            && entry.metadata().is_ok_and(old)
+            && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// A small file; `None` if it does not exist.
+pub(super) fn read_limited(path: &Path) -> Result<Option<Vec<u8>>> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut bytes = Vec::new();
+    // A named pipe must not make us wait.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = match File::options().read(true).custom_flags(flags).open(path) {
+        Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => file,
+        Ok(_) => return Err(Error::content(format!("{} is not a regular file", path.display()))),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(e) => return Err(Error::io(path.display(), &e)),
+    };
+    file.take(MAX_MANIFEST + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path.display(), &e))?;
+    if bytes.len() as u64 > MAX_MANIFEST {
+        return Err(Error::content(format!("{} is larger than {MAX_MANIFEST} bytes", path.display())));
+    }
+    Ok(Some(bytes))
+}
