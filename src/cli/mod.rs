@@ -9,6 +9,7 @@ mod output;
 mod patch;
 mod verify;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -128,7 +129,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let filter = tracing_subscriber::EnvFilter::new(format!("capatch={level}"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let _ = log.without_time().with_target(false).try_init();
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).without_time().with_target(false).try_init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(2)

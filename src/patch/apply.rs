@@ -100,7 +100,9 @@ pub async fn apply(
             }
         }
     }
-    route.to.check_writable()?;
+    if !dry_run {
+        route.to.check_writable()?;
+    }
     let Planned { plan, root, manifests, blobs, base, untouched } =
         plan(route.from, name.as_deref(), &source, options, progress).await.map_err(|e| e.context(route.source))?;
 
