@@ -155,6 +155,18 @@ mod tests {
     }
 
     #[test]
+    fn a_place_is_said_once() {
+        for (message, said) in [
+            ("r.io/a:1: denied", "r.io/a:1: denied"),
+            ("r.io/a:1 is immutable", "r.io/a:1 is immutable"),
+            ("r.io/a:12: denied", "r.io/a:1: r.io/a:12: denied"),
+            ("denied", "r.io/a:1: denied"),
+        ] {
+            assert_eq!(Error::failed(message).context("r.io/a:1").to_string(), said);
+        }
+    }
+
+    #[test]
     fn our_errors_survive_a_trip_through_io() {
         let io: std::io::Error = Error::content("digest mismatch").hint("fetch it again").into();
         let error = Error::io("layer 3", &io);

@@ -263,7 +263,9 @@ async fn a_challenge_from_elsewhere_is_not_answered() {
     redirecting(&registry, &elsewhere, 307);
     let client = client_with(&password(&registry, SECRET), |_| {});
     let repository = repository(&client, &registry, "a");
-    assert_eq!(kind(read(&repository, &bytes, 0).await).0, Kind::Denied);
+    let (kind, message) = kind(read(&repository, &bytes, 0).await);
+    assert_eq!(kind, Kind::Denied);
+    assert!(message.contains(&elsewhere.host()) && !message.contains("credentials"), "{message}");
     assert_eq!(elsewhere.log().len(), 1);
     assert!(elsewhere.log()[0].header("authorization").is_none());
     registry.fault(|_, _| None);
@@ -517,6 +519,94 @@ async fn rate_limits() {
 }
 
 #[tokio::test]
+async fn rate_limits_are_put_up_with_for_as_long_as_was_said() {
+    for (max_wait, times, expected) in [(60, 12, None), (0, 12, Some(Kind::RateLimited))] {
+        let registry = Registry::start();
+        registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+        registry.fault_times(times, |_| true, |_| Reply::new(429));
+        let client = client_with("{}", |options| options.max_wait = Duration::from_secs(max_wait));
+        let answer = repository(&client, &registry, "a").manifest(&tag("1")).await;
+        assert_eq!(answer.err().map(|e| e.kind()), expected, "{max_wait}");
+    }
+}
+
+#[tokio::test]
+async fn a_web_page_is_no_manifest() {
+    let registry = Registry::start();
+    registry.fault(|_, _| Some(Reply::new(200).header("content-type", "text/html").body("\n<html>log in")));
+    let (kind, message) = kind(open(&registry, "a").manifest(&tag("1")).await);
+    assert!(kind == Kind::Content && message.contains("web page"), "{message}");
+}
+
+/// The command itself, with a home that has no credentials.
+fn capatch(arguments: &[&str]) -> std::process::Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_capatch"));
+    command.args(arguments).env_clear().env("HOME", "/does/not/exist").output().unwrap()
+}
+
+const KONG: &str = concat!("oci:", env!("CARGO_MANIFEST_DIR"), "/testdata/kong:3.9");
+
+#[tokio::test]
+async fn force_replaces_what_cannot_be_read() {
+    let registry = Registry::start();
+    registry.put_manifest("a", Some("1"), "application/vnd.docker.distribution.manifest.v1+json", b"{}");
+    let name = format!("{}/a:1", registry.host());
+    let refused = capatch(&["patch", KONG, &name]);
+    assert_eq!(refused.status.code(), Some(5));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--force"));
+    assert!(registry.manifest("a", "1").unwrap().1 == b"{}");
+    let forced = capatch(&["patch", KONG, &name, "--force"]);
+    assert_eq!(forced.status.code(), Some(0), "{}", String::from_utf8_lossy(&forced.stderr));
+    assert!(registry.manifest("a", "1").unwrap().1 != b"{}");
+}
+
+#[tokio::test]
+async fn a_file_for_the_digest_is_no_reason_to_lose_the_digest() {
+    let registry = Registry::start();
+    let name = format!("{}/a:1", registry.host());
+    let nowhere = capatch(&["patch", KONG, &name, "--digestfile", "/does/not/exist"]);
+    assert_eq!(nowhere.status.code(), Some(2));
+    assert!(registry.log().is_empty(), "refused before anything is done");
+    let full = capatch(&["patch", KONG, &name, "--digestfile", "/dev/full"]);
+    assert_eq!(full.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&full.stdout).contains("@sha256:"), "what was published is told");
+}
+
+#[tokio::test]
+async fn what_is_logged_to_a_pipe_has_no_colours() {
+    let registry = Registry::start();
+    let output = capatch(&["inspect", &format!("{}/a:1", registry.host()), "-vv"]);
+    assert_eq!(output.status.code(), Some(3));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("GET http://") && !text.contains('\x1b'), "{text}");
+}
+
+#[test]
+fn mistakes_on_the_command_line() {
+    for (arguments, said) in [
+        (&["patch", KONG, "oci:x:1", "--listen", "0.0.0.0:80"][..], "--listen=VALUE"),
+        (&["inspect", KONG, "--plain-http", "http://r.io"], "without http://"),
+        (&["inspect", KONG, "--realm-host", "r.io/token"], "without a path"),
+    ] {
+        let output = capatch(arguments);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains(said), "{text}");
+        let json = capatch(&[arguments, &["--json"]].concat()).stdout;
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(json["error"]["kind"], "usage");
+    }
+}
+
+#[test]
+fn columns_stay_apart() {
+    let text = String::from_utf8(capatch(&["inspect", KONG, "--no-layers"]).stdout).unwrap();
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        assert_eq!(line.as_bytes()[15], b' ', "{line}");
+    }
+}
+
+#[tokio::test]
 async fn nobody_there() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -711,6 +801,21 @@ async fn pieces_for_proxies_that_hang_up_on_long_bodies() {
     registry.limit_bodies(5_000_000);
     assert_eq!(push(&open(&registry, "b"), &bytes, None).await.unwrap(), Pushed::Uploaded);
     assert!(registry.blob("b", &Digest::of(&bytes)).unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn smaller_pieces_for_proxies_with_a_smaller_limit() {
+    let bytes = content(5_000_000);
+    for (limit, fits) in [(1 << 20, true), (1000, false)] {
+        let registry = Registry::start();
+        registry.fault(move |r, _| (r.body.len() > limit).then(|| Reply::new(413)));
+        let answer = push(&open(&registry, "b"), &bytes, None).await;
+        assert_eq!(registry.blob("b", &Digest::of(&bytes)).is_some_and(|stored| stored == bytes), fits);
+        if !fits {
+            let (_, message) = kind(answer);
+            assert!(message.contains("client_max_body_size"), "{message}");
+        }
+    }
 }
 
 #[tokio::test]

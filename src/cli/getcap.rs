@@ -15,6 +15,7 @@ use crate::validate;
 /// Reads every layer of each platform and looks at the files as a container would see them.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
+    /// NAME[:TAG|@DIGEST] in a registry, or oci:DIR[:TAG|@DIGEST]
     #[arg(value_parser = parse_reference)]
     image: Reference,
     /// Only this file, or the files below this directory

@@ -17,6 +17,7 @@ use crate::validate::{self, FileWithCapabilities};
 /// Show platforms, layers, user, ports, start command, health check and file capabilities
 #[derive(clap::Args)]
 pub(super) struct Arguments {
+    /// NAME[:TAG|@DIGEST] in a registry, or oci:DIR[:TAG|@DIGEST]
     #[arg(value_parser = parse_reference)]
     image: Reference,
     /// Only these platforms
@@ -121,7 +122,7 @@ fn text(report: &Report) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail. Everything from the image is made printable, for it may drive a terminal.
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "{name:<14}{}", printable(value));
+        let _ = writeln!(text, "{name:<16}{}", printable(value));
     };
     line("image", &report.image);
     line("digest", &report.digest);
@@ -144,9 +145,9 @@ fn text(report: &Report) -> String {
         line("  health check", image.healthcheck.as_ref().map_or("-", |raw| raw.get()));
         match &image.capabilities {
             None => line("  capabilities", "not read"),
-            Some(files) if files.is_empty() => line("  capabilities", " none"),
+            Some(files) if files.is_empty() => line("  capabilities", "none"),
             Some(files) => {
-                files.iter().for_each(|file| line("  capabilities", &format!(" {} {}", file.path, file.capabilities)))
+                files.iter().for_each(|file| line("  capabilities", &format!("{} {}", file.path, file.capabilities)))
             }
         }
     }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 use self::output::Output;
@@ -68,7 +69,7 @@ struct Common {
     #[arg(short, long, global = true, help_heading = "Output", action = clap::ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
     /// Speak plain http with this registry; loopback registries do anyway
-    #[arg(long, global = true, value_name = "HOST[:PORT]", value_delimiter = ',', help_heading = "Registries")]
+    #[arg(long, global = true, value_name = "HOST[:PORT]", value_delimiter = ',', value_parser = parse_host, help_heading = "Registries")]
     plain_http: Vec<String>,
     /// Trust these certificate authorities too (PEM)
     #[arg(long, global = true, value_name = "FILE", help_heading = "Registries")]
@@ -80,9 +81,9 @@ struct Common {
     #[arg(long, alias = "authfile", global = true, value_name = "FILE", help_heading = "Registries")]
     auth_file: Option<PathBuf>,
     /// Let this token service have the credentials of a registry elsewhere
-    #[arg(long, global = true, value_name = "HOST[:PORT]", value_delimiter = ',', help_heading = "Registries")]
+    #[arg(long, global = true, value_name = "HOST[:PORT]", value_delimiter = ',', value_parser = parse_host, help_heading = "Registries")]
     realm_host: Vec<String>,
-    /// The longest wait that a registry's rate limit may ask for, in seconds
+    /// How long to put up with a registry's rate limit, in seconds
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, help_heading = "Registries")]
     max_wait: u64,
     /// Blobs that move at the same time
@@ -110,11 +111,23 @@ impl Common {
 
 /// Reads the command line; what it asks to be printed (help, version, a mistake) is printed here.
 pub fn parse() -> Result<Arguments, ExitCode> {
-    Arguments::try_parse().map_err(|error| {
-        let code = if error.use_stderr() { Kind::Usage.exit_code() } else { 0 };
+    Arguments::try_parse().map_err(|mut error| {
+        let given = |name: &str| std::env::args_os().any(|argument| argument == name);
+        if error.kind() == ErrorKind::UnknownArgument && given("--listen") {
+            let tip = "a value goes behind an equals sign: --listen=VALUE";
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+        }
         // There is nobody left to tell if this fails.
         let _ = error.print();
-        ExitCode::from(code)
+        if !error.use_stderr() {
+            return ExitCode::SUCCESS;
+        }
+        if given("--json") {
+            let text = error.render().to_string();
+            let sentence = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            output::error_as_data(&Error::usage(sentence));
+        }
+        ExitCode::from(Kind::Usage.exit_code())
     })
 }
 
@@ -128,8 +141,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         _ => "debug",
     };
     let filter = tracing_subscriber::EnvFilter::new(format!("capatch={level}"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let _ = log.with_ansi(std::io::stderr().is_terminal()).without_time().with_target(false).try_init();
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    let _ = log.without_time().with_target(false).try_init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(2)
@@ -190,6 +204,14 @@ impl Opened {
         let images = image::images(&place, &tree, platforms).await.map_err(|e| e.context(reference))?;
         Ok(Opened { place, root, tree, images })
     }
+}
+
+/// What would silently match no host is a mistake.
+fn parse_host(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(|c: char| c == '/' || c == '@' || c.is_whitespace()) {
+        return Err("write HOST or HOST:PORT, without http:// and without a path".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_platform(text: &str) -> Result<Platform, String> {

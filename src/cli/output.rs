@@ -41,13 +41,19 @@ impl Output {
             let _ = writeln!(io::stderr(), "  hint: {hint}");
         }
         if self.json && error.kind() != Kind::Findings {
-            let data = serde_json::json!({"error": {
-                "kind": kind_name(error.kind()), "exit_code": error.kind().exit_code(),
-                "message": error.to_string(), "hint": error.hint_text(),
-            }});
-            let _ = print(&format!("{data:#}\n"));
+            error_as_data(error);
         }
     }
+}
+
+/// Prints an error as JSON.
+pub(super) fn error_as_data(error: &Error) {
+    let data = serde_json::json!({"error": {
+        "kind": kind_name(error.kind()), "exit_code": error.kind().exit_code(),
+        "message": error.to_string(), "hint": error.hint_text(),
+    }});
+    // Nobody is left to tell if stdout is closed.
+    let _ = print(&format!("{data:#}\n"));
 }
 
 fn kind_name(kind: Kind) -> &'static str {

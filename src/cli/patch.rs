@@ -23,10 +23,10 @@ use crate::transport::Place;
 /// source's. All platforms of an index are patched, each with its own program.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// The image to start from
+    /// The image to start from: NAME[:TAG|@DIGEST] in a registry, or oci:DIR[:TAG|@DIGEST]
     #[arg(value_parser = parse_reference)]
     source: Reference,
-    /// Where the result goes; must have a tag
+    /// Where the result goes: NAME:TAG or oci:DIR:TAG
     #[arg(value_parser = parse_reference)]
     destination: Reference,
     /// The capabilities, in the words of setcap(8) and cap_from_text(3)
@@ -88,6 +88,12 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     let client = common.client()?;
     let (source, destination) = (&arguments.source, &arguments.destination);
     let options = options(arguments, common)?;
+    let digestfile = arguments.digestfile.as_ref().filter(|_| !arguments.dry_run);
+    if let Some(path) = digestfile
+        && !path.parent().is_some_and(|parent| parent.as_os_str().is_empty() || parent.is_dir())
+    {
+        return Err(Error::usage(format!("--digestfile {}: there is no such directory", path.display())));
+    }
     let (from, to) = (Place::of(source, &client)?, Place::of(destination, &client)?.for_push());
     let route = Route { from: &from, source, to: &to, destination };
     let outcome = patch::apply(&route, &options, arguments.dry_run, &bars::bars(common)).await?;
@@ -105,9 +111,12 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
             &plan.digest
         }
     };
-    if let Some(path) = arguments.digestfile.as_ref().filter(|_| !arguments.dry_run) {
-        std::fs::write(path, digest.as_str()).map_err(|e| Error::io(format!("cannot write {}", path.display()), &e))?;
-    }
+    // The image is published: its digest is told in every way that works, even if another one fails.
+    let written = match digestfile {
+        Some(path) => std::fs::write(path, digest.as_str())
+            .map_err(|e| Error::failed(format!("published, but cannot write {}: {e}", path.display()))),
+        None => Ok(()),
+    };
     let traffic = client.traffic();
     let report = Report {
         source: source.to_string(),
@@ -116,7 +125,8 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
         downloaded: traffic.downloaded,
         requests: traffic.requests,
     };
-    output.result(&report, &text(&report))
+    output.result(&report, &text(&report))?;
+    written
 }
 
 fn options(arguments: &Arguments, common: &Common) -> Result<Options> {

@@ -80,7 +80,16 @@ pub async fn apply(
     let request = options.request()?;
     let source = image::resolve(route.from, route.source).await?;
     let name = base_name(route.source);
-    let old = route.to.resolve(Some(&target)).await.map_err(|e| e.context(route.destination))?;
+    let old = match route.to.resolve(Some(&target)).await {
+        // A layout that cannot be read is damaged; a tag of a registry may just hold something that we do not know.
+        Err(e) if e.kind() == error::Kind::Content && matches!(route.to, Place::Registry(_)) => {
+            if !options.force {
+                return Err(e.context(route.destination).hint("choose another tag, or replace it with --force"));
+            }
+            None
+        }
+        old => old.map_err(|e| e.context(route.destination))?,
+    };
     if let Some(old) = &old {
         match compare(route, &source, old, name.as_deref(), &request).await? {
             Standing::Same => {
@@ -132,10 +141,9 @@ pub async fn apply(
             }
             Stored::BlobUnknown(error) => return Err(context(error)),
         }
-        // Registries have no compare-and-set; this closes all but the last moment (faults.md E21).
-        let now = route.to.resolve(Some(&target)).await.map_err(context)?;
         let digest = |root: &Option<Root>| root.as_ref().map(|root| root.descriptor.digest.clone());
-        if digest(&now) != digest(&old) && !options.force {
+        // Registries have no compare-and-set; this closes all but the last moment (faults.md E21).
+        if !options.force && digest(&route.to.resolve(Some(&target)).await.map_err(context)?) != digest(&old) {
             return Err(Error::new(
                 error::Kind::DestinationRefused,
                 format!("{} was changed by somebody else meanwhile", route.destination),

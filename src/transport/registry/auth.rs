@@ -181,7 +181,7 @@ async fn fetch(
             Kind::Denied,
             format!("{} wants the credentials sent to another host, {place}: refused", access.home),
         )
-        .hint(format!("if you trust that host with them, say --realm-host {}", place.host())));
+        .hint(format!("if you trust that host with them, say --realm-host {}", place.name())));
     }
     let mut url = realm.clone();
     let reach = if named || place == *access.home { None } else { Some(http::reach(shared, access.home).await) };

@@ -19,9 +19,9 @@ const LARGEST: usize = 64 << 20;
 /// Attempts for one piece without progress.
 const ATTEMPTS: u32 = 3;
 
-/// Sends everything and closes the session.
-pub(super) async fn send(upload: &Upload<'_>, session: &Session) -> Result<Sent> {
-    let length = upload.shared().options.chunk.max(session.minimum).clamp(1, LARGEST);
+/// Sends everything in pieces of `length`, or what the registry says is the least, and closes the session.
+pub(super) async fn send(upload: &Upload<'_>, session: &Session, length: usize) -> Result<Sent> {
+    let length = length.max(session.minimum).clamp(1, LARGEST);
     let mut pieces = Pieces {
         stream: upload.content.open(0).await?,
         verifier: Some(Verifier::new(upload.descriptor)),

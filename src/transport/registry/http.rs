@@ -105,6 +105,8 @@ pub(super) async fn send(
     };
     let mut refreshed = false;
     let mut failures = 0;
+    // Because of rate limits; the more of us there are, the more of us come too late again.
+    let mut waited = Duration::ZERO;
     loop {
         wait_for_gate(shared, home).await;
         let response = match follow(shared, home, request, authorization.as_ref()).await? {
@@ -140,7 +142,9 @@ pub(super) async fn send(
             .get(RETRY_AFTER)
             .and_then(|value| retry::retry_after(value.to_str().ok()?, SystemTime::now()));
         let mut refusal = Box::new(Refusal::read(response, shared.options.stall).await);
-        if let Some(access) = access
+        refusal.asked = asked;
+        // Another host, such as the storage behind a registry, was never shown the credentials.
+        if let Some(access) = access.filter(|_| at_home)
             && matches!(status.as_u16(), 401 | 403 | 429)
         {
             refusal.login = shared.credentials.find(access.repository).await.ok().flatten().map(|c| c.source);
@@ -153,11 +157,15 @@ pub(super) async fn send(
         }
         failures += 1;
         let wait = asked.unwrap_or_default().max(retry::backoff(shared.options.retry_base, failures));
-        if limited && (failures >= TRIES || wait > shared.options.max_wait) {
+        if limited && (wait > shared.options.max_wait || (failures >= TRIES && waited + wait > shared.options.max_wait))
+        {
             return Err(rate_limited(home, asked, &refusal).context(what));
         }
-        if failures >= TRIES || wait > shared.options.max_wait {
+        if !limited && (failures >= TRIES || wait > shared.options.max_wait) {
             return Ok(Outcome::Refused(refusal));
+        }
+        if limited {
+            waited += wait;
         }
         tracing::debug!("{status} from {home}; trying again in {wait:?}");
         close_gate(shared, home, if limited { wait } else { Duration::ZERO });

@@ -32,6 +32,11 @@ pub(super) async fn fetch(repository: &Repository, target: &Target) -> Result<Op
             computed
         }
     };
+    if bytes.trim_ascii_start().starts_with(b"<") {
+        // A captive portal, or a login page (faults.md B23).
+        return Err(Error::content(format!("{what}: the answer is a web page and no manifest"))
+            .hint("check that this is a registry, and that no proxy or login page is in between"));
+    }
     // So many registries get this header wrong that it cannot be an error (faults.md B15).
     if let Some(said) = header_digest(&headers)
         && said != digest_like(&said, &bytes)

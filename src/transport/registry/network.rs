@@ -220,8 +220,10 @@ pub(super) fn explain(error: reqwest::Error, host: &str) -> Lost {
     let hopeless = why.contains("corrupt message");
     let (error, hopeless) = if hopeless || why.contains("handshake eof") {
         (sentence.hint(format!("if the registry speaks plain http, say --plain-http {host}")), hopeless)
-    } else if why.contains("certificate") {
+    } else if why.contains("UnknownIssuer") {
         (sentence.hint("if the registry has a certificate authority of its own, name it with --ca-file"), true)
+    } else if why.contains("certificate") {
+        (sentence, true)
     } else {
         (sentence, false)
     };

@@ -55,6 +55,14 @@ impl Origin {
         format!("{}:{}", self.host, self.port)
     }
 
+    /// `HOST`, and its port if that is not the scheme's own.
+    pub(super) fn name(&self) -> String {
+        match (self.scheme.as_str(), self.port) {
+            ("https", 443) | ("http", 80) => self.host.to_string(),
+            _ => self.host_port(),
+        }
+    }
+
     /// Whether `entry`, `HOST` or `HOST:PORT`, names this origin. Without a port, every port is meant.
     pub(super) fn is_named(&self, entry: &str) -> bool {
         let entry = entry.trim().to_ascii_lowercase();
@@ -74,10 +82,7 @@ impl Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.scheme.as_str(), self.port) {
-            ("https", 443) | ("http", 80) => write!(f, "{}://{}", self.scheme, self.host),
-            _ => write!(f, "{}://{}:{}", self.scheme, self.host, self.port),
-        }
+        write!(f, "{}://{}", self.scheme, self.name())
     }
 }
 
@@ -156,10 +161,11 @@ pub(super) fn allow_hop(from: &Url, to: &Url, reach: Reach) -> Result<()> {
             hinted
         };
     }
-    if to_origin.reach().is_some_and(|there| there == Reach::Special || there > reach) {
-        return refuse("that is a private address and the registry's is not");
+    match to_origin.reach() {
+        Some(Reach::Special) => refuse("no registry is at such an address"),
+        Some(there) if there > reach => refuse("that is a private address and the registry's is not"),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether the credentials of the registry `home` may be given to the token service at `realm`.

@@ -26,6 +26,8 @@ pub(super) struct Refusal {
     pub(super) token: bool,
     /// The registry that refused, for hints about logging in.
     pub(super) registry: Option<String>,
+    /// How long it asks to wait.
+    pub(super) asked: Option<Duration>,
     /// `Location` and `Range` of an upload session, if they came with it.
     pub(super) headers: reqwest::header::HeaderMap,
 }
@@ -49,6 +51,7 @@ impl Refusal {
             login: None,
             token: false,
             registry: None,
+            asked: None,
             headers: response.headers().clone(),
         }
     }
@@ -92,7 +95,19 @@ impl Refusal {
             (404, _) => Error::not_found(format!("{what}: not found (404){said}"))
                 .hint("check the name; registries also say «not found» of what one may not see"),
             (429, _) => Error::new(Kind::RateLimited, format!("{what}: rate limited{said}")),
-            _ => Error::failed(format!("{what}: {} answered {}{said}", redacted(&self.url), self.status)),
+            _ => {
+                let error = Error::failed(format!("{what}: {} answered {}{said}", redacted(&self.url), self.status));
+                match (status, self.asked) {
+                    (413, _) => error.hint(
+                        "a proxy in front of the registry limits the size of requests (client_max_body_size in nginx)",
+                    ),
+                    (503, Some(asked)) => error.hint(format!(
+                        "it asks to wait {} seconds; try again later, or raise --max-wait",
+                        asked.as_secs()
+                    )),
+                    _ => error,
+                }
+            }
         }
     }
 }

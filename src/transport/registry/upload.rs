@@ -24,6 +24,9 @@ use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
 use crate::transport::{ByteStream, Content};
 
+/// Smaller pieces than this are not tried.
+const SMALLEST: usize = 256 << 10;
+
 /// Mounts or uploads.
 pub(super) async fn push(
     repository: &Repository,
@@ -107,12 +110,13 @@ impl Upload<'_> {
 
     async fn run(&self, mut session: Option<Session>) -> Result<()> {
         let (mut failures, mut in_pieces) = (0, false);
+        let mut length = self.shared().options.chunk;
         loop {
             let open = match session.take() {
                 Some(open) => open,
                 None => self.start().await?,
             };
-            let sent = if in_pieces { chunks::send(self, &open).await } else { self.whole(&open).await };
+            let sent = if in_pieces { chunks::send(self, &open, length).await } else { self.whole(&open).await };
             let error = match sent {
                 Ok(Sent::Done) => return Ok(()),
                 Ok(Sent::Refused(refusal)) => {
@@ -129,6 +133,12 @@ impl Upload<'_> {
                     if !in_pieces && matches!(status, 400 | 404 | 405 | 411 | 413 | 415 | 416 | 501) {
                         in_pieces = true;
                         tracing::debug!("{}: refused as a whole ({status}), sending pieces", self.what);
+                        continue;
+                    }
+                    // nginx takes 1 MiB unless it is told otherwise.
+                    if in_pieces && status == 413 && length > SMALLEST {
+                        length /= 4;
+                        tracing::debug!("{}: pieces are too large, now of {length} bytes", self.what);
                         continue;
                     }
                     // A session may be lost on the way (faults.md E11).
