@@ -812,17 +812,12 @@ fn no_space_for_temporary_files_is_told_with_where_they_are() {
 fn a_digest_file_that_cannot_be_written_is_told() {
     let scene = Scene::new();
     let source = scene.source(&Image::kong().build());
-    let said = fails(
-        1,
-        &["cannot write /dev/full"],
-        ["patch", &source, &scene.reference("dst:out"), "--digestfile", "/dev/full"],
-    );
-    assert!(!said.stderr.contains("TMPDIR"));
-    fails(
-        3,
-        &["cannot write", "nowhere"],
-        ["patch", &source, &scene.reference("dst:out"), "--digestfile", "/nowhere/x"],
-    );
+    let out = scene.reference("dst:out");
+    let full = run(["patch", &source, &out, "--digestfile", "/dev/full"]);
+    assert_eq!(full.code, 1, "{full:#?}");
+    assert!(full.stderr.contains("cannot write /dev/full") && !full.stderr.contains("TMPDIR"), "{full:#?}");
+    assert!(full.stdout.contains("@sha256:"), "what was published is told: {full:#?}");
+    fails(2, &["/nowhere/x"], ["patch", &source, &out, "--digestfile", "/nowhere/x"]);
 }
 
 // Who listens.
@@ -887,4 +882,57 @@ fn help_and_version_are_no_errors_and_nothing_is_a_usage_error() {
     fails(2, &["Usage"], []);
     fails(2, &["unexpected"], ["verify", "x", "y"]);
     let _: Value = serde_json::from_str(&run(["verify", "oci:/nowhere:1", "--json"]).stdout).unwrap();
+}
+
+// What is under way when it ends.
+
+#[test]
+fn one_failing_platform_ends_the_others_in_silence() {
+    let mut slow = Image::kong();
+    for i in 0..12 {
+        slow = slow.layer([file(&format!("layer-{i}"), noise(50_000))]);
+    }
+    let broken = Image { architecture: "arm64".into(), ..Image::empty() }.layer([dir("usr")]).build();
+    let index = Index::new().platform(&slow.build(), "amd64").platform(&broken, "arm64").build();
+    let registry = Registry::start();
+    index.push(&registry, "kong", "3.9");
+    let config = broken.config();
+    for delay in 0..25 {
+        let config = config.clone();
+        registry.fault(move |r, _| {
+            if r.path.contains(&config) {
+                std::thread::sleep(std::time::Duration::from_millis(delay));
+            }
+            None
+        });
+        let (from, to) = (format!("{}/kong:3.9", registry.host()), format!("{}/kong:low", registry.host()));
+        let said = fails(3, &["linux/arm64: the image has no"], ["patch", &from, &to]);
+        assert_eq!(said.stderr.lines().count(), 2, "{said:#?}");
+    }
+    assert_eq!(registry.tag("kong", "low"), None);
+}
+
+#[test]
+fn a_stop_signal_removes_temporary_files() {
+    let (scene, registry) = (Scene::new(), Registry::start());
+    let image = Image::kong().layer([file("big", noise(3_000_000))]).build();
+    image.push(&registry, "kong", "3.9");
+    // The first part of the base layer comes, and then nothing more.
+    let base = image.layer(0);
+    let (path, body, size) = (base.clone(), image.blobs[&base][..50].to_vec(), image.blobs[&base].len());
+    registry.fault(move |r, _| {
+        let reply = Reply::new(200).header("content-length", size).body(body.clone());
+        r.is("GET", &path).then(|| reply.ending(common::registry::Ending::Stalled))
+    });
+    let mut command = capatch(["patch", &format!("{}/kong:3.9", registry.host()), &scene.reference("dst:out")]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    while registry.count("GET", &base) == 0 || leftovers(&scene.path("dst")).is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert!(Command::new("/bin/kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let said: Run = child.wait_with_output().unwrap().into();
+    assert!(said.code != 0 && said.stderr.contains("interrupted"), "{said:#?}");
+    assert!(!scene.path("dst/index.json").exists());
+    whole(&scene.path("dst"));
 }

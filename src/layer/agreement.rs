@@ -179,3 +179,14 @@ proptest! {
         agree(&layers, together)?;
     }
 }
+
+/// A later entry replaces an earlier one of its layer, also when it comes by a link of a lower layer.
+#[test]
+fn two_ways_to_one_place() {
+    let text = str::to_owned;
+    let lower = vec![Op::Symlink(text("d"), text(".."))];
+    let layers = [lower, vec![Op::Whiteout(text("a")), Op::File(text("b")), Op::Directory(text("d/b"))]];
+    for together in [true, false] {
+        agree(&layers, together).unwrap();
+    }
+}

@@ -5,6 +5,7 @@
 //!
 //! Sources: image-spec `layer.md`; path_resolution(7).
 
+use std::collections::BTreeSet;
 use std::io::Read;
 
 use crate::blob::Spool;
@@ -305,17 +306,15 @@ where
         let Some((_, index)) = self.view.scanned().find(|(layer, _)| *layer == inode.layer) else {
             return Ok(Vec::new());
         };
-        let mut names = vec![inode.written.clone()];
+        let mut names = BTreeSet::from([inode.written.clone()]);
         for event in index.events().filter(|event| Some(event.entry) > inode.entry) {
             if event.what == crate::layer::index::What::Put(Kind::HardLink)
                 && names.contains(&path::normalise(event.link))
             {
-                names.push(event.path.to_vec());
+                names.insert(event.path.to_vec());
             }
         }
-        names.retain(|name| name != path);
-        names.sort();
-        names.dedup();
+        names.remove(path);
         let mut alive = Vec::new();
         for name in names {
             let Some(node) = self.view.top(&name)? else { continue };

@@ -143,7 +143,9 @@ pub async fn apply(
         }
         let digest = |root: &Option<Root>| root.as_ref().map(|root| root.descriptor.digest.clone());
         // Registries have no compare-and-set; this closes all but the last moment (faults.md E21).
-        if !options.force && digest(&route.to.resolve(Some(&target)).await.map_err(context)?) != digest(&old) {
+        let now = if options.force { None } else { route.to.resolve(Some(&target)).await.map_err(context)? };
+        let is_ours = digest(&now).as_ref() == Some(&root.0.digest);
+        if digest(&now) != digest(&old) && !is_ours && !options.force {
             return Err(Error::new(
                 error::Kind::DestinationRefused,
                 format!("{} was changed by somebody else meanwhile", route.destination),

@@ -1,5 +1,6 @@
 //! The files of one image: found through its layers, checked, given their capabilities, packed into one layer.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -44,6 +45,9 @@ pub struct FileChange {
     pub changed: bool,
 }
 
+/// Layers of an image beyond which container engines fail, Docker as the first of them: its `maxLayerDepth`.
+const MAX_LAYERS: usize = 125;
+
 /// What was found and made for one image.
 pub(super) struct PatchedFiles {
     pub(super) files: Vec<FileChange>,
@@ -75,9 +79,10 @@ pub(super) fn patch_files(
     stack.expect(asked.iter().map(String::as_bytes));
     let mut result = PatchedFiles { files: Vec::new(), layer: None, warnings: Vec::new() };
     let mut changed: Vec<(Found, Vec<u8>)> = Vec::new();
+    let mut seen = BTreeSet::new();
     for (asked, found) in find(|path| stack.find(path), asked, options.files.is_empty())? {
         let path = path::show(&found.path);
-        if result.files.iter().any(|file| file.path == path) {
+        if !seen.insert(found.path.clone()) {
             continue;
         }
         let (before, after) = capabilities(&found, image, options).map_err(|e| e.context(&path))?;
@@ -105,6 +110,12 @@ pub(super) fn patch_files(
         let additions: Vec<Addition<'_>> =
             changed.iter().map(|(found, value)| Addition { found, capability: Some(value.clone()) }).collect();
         result.layer = Some(build(&additions, Compression::Gzip)?);
+        let layers = image.manifest.layers.len() + 1;
+        if layers > MAX_LAYERS {
+            result
+                .warnings
+                .push(format!("it has {layers} layers now; Docker and others refuse images of more than {MAX_LAYERS}"));
+        }
     }
     Ok(result)
 }
@@ -137,7 +148,14 @@ fn capabilities(
     options: &Options,
 ) -> Result<(Option<FileCapabilities>, FileCapabilities)> {
     elf::check(&head(&found.content)?, &image.platform)?;
-    let before = found.entry.xattrs.get(XATTR.as_bytes()).map(|value| FileCapabilities::decode(value)).transpose()?;
+    let before = match found.entry.xattrs.get(XATTR.as_bytes()).map(|value| FileCapabilities::decode(value)) {
+        // What is replaced need not make sense.
+        Some(Err(_)) if options.replace => None,
+        Some(before) => {
+            Some(before.map_err(|e| e.hint("use --replace-caps to put the new ones in place of what is there"))?)
+        }
+        None => None,
+    };
     let after = match &before {
         Some(before) if !options.replace => before.merge(&options.capabilities)?,
         _ => options.capabilities,

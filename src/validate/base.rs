@@ -231,6 +231,8 @@ fn file_change(difference: &Difference, before: &Tree, after: &Tree, record: Opt
                 record.files.keys().any(|file| before.same_file(&difference.path, &path::normalise(file.as_bytes())));
             fields.iter().all(|field| match field.name.as_str() {
                 "xattr security.capability" => is_patched,
+                // libarchive's copy of the old value goes with it.
+                "PAX LIBARCHIVE.xattr.security.capability" => is_patched && field.after == "none",
                 "hard link to" => had_patched_name,
                 _ => false,
             })

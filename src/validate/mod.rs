@@ -133,7 +133,7 @@ pub async fn verify(subject: Subject<'_>, base: Option<Subject<'_>>, progress: &
         differences: Vec::new(),
         findings: Vec::new(),
     };
-    verify_blobs(place, &tree, &images, &mut report).await?;
+    let elsewhere = verify_blobs(place, &tree, &images, &mut report).await?;
     let base = match base {
         Some(base) => Some(base::Base::load(base).await.map_err(|e| e.context("base"))?),
         None => None,
@@ -143,6 +143,9 @@ pub async fn verify(subject: Subject<'_>, base: Option<Subject<'_>>, progress: &
         report.findings.extend(base.missing(&images));
     }
     for image in &images {
+        if image.manifest.layers.iter().any(|layer| elsewhere.contains(&layer.digest)) {
+            continue;
+        }
         let base = base.as_ref().and_then(|base| base.of(image, &images));
         let verified = verify_image(place, image, base, &mut report.findings, progress).await;
         report.images.push(verified.map_err(|e| e.context(&image.platform))?);
@@ -159,11 +162,13 @@ pub async fn verify(subject: Subject<'_>, base: Option<Subject<'_>>, progress: &
     Ok(report)
 }
 
-/// Hashes every blob that no image reads as a layer; those are hashed when their files are looked at.
-async fn verify_blobs(place: &Place, tree: &Node, images: &[Image], report: &mut Report) -> Result<()> {
+/// Hashes every blob that no image reads as a layer; those are hashed when their files are looked at. Returns the layers
+/// that are only where their `urls` say; each is a finding, and the files of their images cannot be looked at.
+async fn verify_blobs(place: &Place, tree: &Node, images: &[Image], report: &mut Report) -> Result<HashSet<Digest>> {
     let layers: HashSet<&Digest> =
         images.iter().flat_map(|image| &image.manifest.layers).map(|descriptor| &descriptor.digest).collect();
     let mut seen = HashSet::new();
+    let mut elsewhere = HashSet::new();
     for blob in blobs_of(tree) {
         if !seen.insert(blob.digest.clone()) {
             continue;
@@ -173,6 +178,7 @@ async fn verify_blobs(place: &Place, tree: &Node, images: &[Image], report: &mut
             report
                 .findings
                 .push(format!("{} may not be distributed and is not here: it was not verified", blob.digest));
+            elsewhere.insert(blob.digest);
             continue;
         }
         report.blobs += 1;
@@ -182,7 +188,7 @@ async fn verify_blobs(place: &Place, tree: &Node, images: &[Image], report: &mut
             blocking(move || VerifiedReader::new(reader, &blob).finish()).await?;
         }
     }
-    Ok(())
+    Ok(elsewhere)
 }
 
 async fn verify_image(

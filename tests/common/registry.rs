@@ -84,6 +84,8 @@ pub enum Ending {
     Dropped,
     /// Nothing comes, and the connection stays.
     Silent,
+    /// The body comes, and then nothing more, though more was announced and the connection stays.
+    Stalled,
 }
 
 impl Reply {
@@ -618,5 +620,8 @@ fn write_reply(writer: &mut impl Write, request: &Request, reply: &Reply) -> std
         writer.write_all(&reply.body[..end])?;
     }
     writer.flush()?;
+    if reply.ending == Ending::Stalled {
+        std::thread::sleep(Duration::from_secs(60));
+    }
     Ok(reply.ending == Ending::Complete)
 }

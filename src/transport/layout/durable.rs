@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -45,7 +46,11 @@ pub(super) fn publish(file: NamedTempFile, path: &Path) -> Result<()> {
 pub(super) fn lock(directory: &Path) -> Result<File> {
     let path = directory.join(LOCK);
     let error = |e: &io::Error| Error::io(format!("cannot lock {}", path.display()), e);
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| error(&e))?;
+    // Neither a link to elsewhere nor a named pipe is a lock.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).write(true).custom_flags(flags).open(&path);
+    let file = file.map_err(|e| error(&e))?;
     let start = Instant::now();
     let mut told = false;
     loop {
@@ -87,7 +92,6 @@ pub(super) fn remove_garbage(directory: &Path) {
 
 /// A small file; `None` if it does not exist.
 pub(super) fn read_limited(path: &Path) -> Result<Option<Vec<u8>>> {
-    use std::os::unix::fs::OpenOptionsExt;
     let mut bytes = Vec::new();
     // A named pipe must not make us wait.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
