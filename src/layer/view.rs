@@ -267,7 +267,10 @@ where
             What::Opaque => directory?,
             _ => path::join(&directory?, path::base(written)),
         };
-        self.landed.insert(key, landed.clone());
+        // A guess for a hint may have been made without a layer that decides.
+        if !self.frozen {
+            self.landed.insert(key, landed.clone());
+        }
         Ok(landed)
     }
 
