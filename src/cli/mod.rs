@@ -117,6 +117,15 @@ pub fn parse() -> Result<Arguments, ExitCode> {
             let tip = "a value goes behind an equals sign: --listen=VALUE";
             error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
         }
+        // A login in a reference is refused; its password is not repeated.
+        let login = |value: &str| {
+            value.split_once('@').map(|(_, rest)| rest).filter(|rest| rest.contains('/')).map(str::to_owned)
+        };
+        if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+            && let Some(rest) = login(value)
+        {
+            error.insert(ContextKind::InvalidValue, ContextValue::String(format!("***@{rest}")));
+        }
         // There is nobody left to tell if this fails.
         let _ = error.print();
         if !error.use_stderr() {
@@ -124,8 +133,8 @@ pub fn parse() -> Result<Arguments, ExitCode> {
         }
         if given("--json") {
             let text = error.render().to_string();
-            let sentence = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            output::error_as_data(&Error::usage(sentence));
+            let words: Vec<&str> = text.split("\n\n").next().unwrap_or_default().split_whitespace().collect();
+            output::error_as_data(&Error::usage(words.join(" ").trim_start_matches("error: ")));
         }
         ExitCode::from(Kind::Usage.exit_code())
     })

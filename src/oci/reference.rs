@@ -88,6 +88,11 @@ impl FromStr for Reference {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        // What stands behind an `@` has no slash unless a login stands in front of it, which must not be printed.
+        if !text.starts_with("oci:") && text.split_once('@').is_some_and(|(_, rest)| rest.contains('/')) {
+            return Err(Error::usage("an image reference has no user name and no password in it")
+                .hint("log in with docker login or podman login, then leave out what stands before the @"));
+        }
         if let Some(rest) = text.strip_prefix("docker://") {
             return registry(rest).map_err(|e| e.context(format!("'{text}'")));
         }
@@ -265,6 +270,16 @@ mod tests {
         assert_eq!(both.parse::<Reference>().unwrap().to_string(), format!("docker.io/library/kong@sha256:{HEX}"));
         let layout = format!("oci:d@sha256:{HEX}");
         assert_eq!(layout.parse::<Reference>().unwrap().to_string(), layout);
+    }
+
+    #[test]
+    fn a_password_in_a_reference_is_not_repeated() {
+        for text in
+            ["user:hunter2@host.io/a:1", "docker://user:hunter2@host.io/a:1", "https://user:hunter2@host.io/a:1"]
+        {
+            let error = text.parse::<Reference>().unwrap_err();
+            assert!(!format!("{error} {:?}", error.hint_text()).contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub struct Options {
     pub auth_file: Option<PathBuf>,
     /// `HOST` or `HOST:PORT` of token services that may have a registry's credentials although they are elsewhere.
     pub realm_hosts: Vec<String>,
-    /// The longest wait that a registry may ask for.
+    /// How long a rate limit is put up with, all waits of one request together; also the longest wait that is obeyed.
     pub max_wait: Duration,
     /// How long a connection may stay silent.
     pub stall: Duration,

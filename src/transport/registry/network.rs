@@ -220,10 +220,11 @@ pub(super) fn explain(error: reqwest::Error, host: &str) -> Lost {
     let hopeless = why.contains("corrupt message");
     let (error, hopeless) = if hopeless || why.contains("handshake eof") {
         (sentence.hint(format!("if the registry speaks plain http, say --plain-http {host}")), hopeless)
-    } else if why.contains("UnknownIssuer") {
-        (sentence.hint("if the registry has a certificate authority of its own, name it with --ca-file"), true)
     } else if why.contains("certificate") {
-        (sentence, true)
+        // No authority mends a wrong name or date.
+        let other = ["not valid for name", "xpired", "NotValidYet", "not valid yet"].iter().any(|w| why.contains(w));
+        let hint = "if the registry has a certificate authority of its own, name it with --ca-file";
+        (if other { sentence } else { sentence.hint(hint) }, true)
     } else {
         (sentence, false)
     };
