@@ -25,8 +25,9 @@
 //!   manifests, configs.
 //! - [`capability`]: Linux file capabilities as pure values: the text of setcap(8), the bytes of the extended attribute.
 //! - [`blob`]: content that was hashed.
-//! - [`layer`]: compression, tar frames and PAX records, the merged view of many layers (`lookup` lazily from the top,
-//!   `tree` wholly from the bottom; tests hold one against the other), and the one layer that we add.
+//! - [`archive`]: tar as a format: compression, frames and PAX records.
+//! - [`layer`]: the merged view of many layers (`lookup` lazily from the top, `tree` wholly from the bottom; tests hold
+//!   one against the other), and the one layer that we add.
 //! - [`transport`]: where images live. `registry` is our own client for the distribution specification; `layout` is a
 //!   directory; [`transport::Place`] is either. The only user of the network; knows no layer and no patch.
 //! - [`image`]: an image at a place: manifest and config, and the tree of manifests below an index.
@@ -60,6 +61,7 @@
 #![warn(missing_docs)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr))]
 
+pub mod archive;
 pub mod blob;
 pub mod capability;
 pub mod cli;

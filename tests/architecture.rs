@@ -6,20 +6,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module may use, beside itself, `error` and `progress`. Lower ones come first, and none may use a later one.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("error", &[]),
     ("progress", &[]),
     ("capability", &[]),
     ("oci", &[]),
     ("blob", &["oci"]),
-    ("layer", &["oci", "blob"]),
-    ("transport", &["oci", "blob"]),
-    ("image", &["oci", "blob", "layer", "transport"]),
+    ("archive", &["oci"]),
+    ("layer", &["oci", "blob", "archive"]),
+    ("transport", &["oci", "blob", "archive"]),
+    ("image", &["oci", "blob", "archive", "layer", "transport"]),
     ("kong", &["oci"]),
     ("copy", &["oci", "blob", "transport", "image"]),
-    ("patch", &["capability", "oci", "blob", "layer", "transport", "image", "kong", "copy"]),
-    ("validate", &["capability", "oci", "blob", "layer", "transport", "image", "kong", "copy", "patch"]),
-    ("cli", &["capability", "oci", "blob", "layer", "transport", "image", "kong", "copy", "patch", "validate"]),
+    ("patch", &["capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy"]),
+    ("validate", &["capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy", "patch"]),
+    (
+        "cli",
+        &["capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy", "patch", "validate"],
+    ),
     ("main", &["cli"]),
 ];
 

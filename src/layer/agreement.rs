@@ -4,10 +4,11 @@ use std::io::Read;
 
 use proptest::prelude::*;
 
-use crate::layer::entry::Kind;
+use crate::archive::entry::Kind;
+use crate::archive::path::{self, Step};
+use crate::archive::testing::*;
 use crate::layer::lookup::{FindError, LayerSource, Stack};
-use crate::layer::path::{self, Step};
-use crate::layer::testing::*;
+use crate::layer::testing::Layer;
 use crate::layer::tree::{Node, Tree};
 use crate::oci::digest::Digest;
 use crate::oci::media_type::Compression;

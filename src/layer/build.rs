@@ -8,15 +8,15 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
+use crate::archive::compression::Encoder;
+use crate::archive::entry::{Entry, Kind, MAX_EXTENSION};
+use crate::archive::extensions::XATTR;
+use crate::archive::header::BLOCK;
+use crate::archive::path;
+use crate::archive::pax;
 use crate::blob::{Spool, SpoolWriter};
 use crate::error::{Error, Result};
-use crate::layer::compression::Encoder;
-use crate::layer::entry::{Entry, Kind, MAX_EXTENSION};
-use crate::layer::extensions::XATTR;
-use crate::layer::header::BLOCK;
 use crate::layer::lookup::Found;
-use crate::layer::path;
-use crate::layer::pax;
 use crate::oci::digest::{Algorithm, Digest, Hasher};
 use crate::oci::media_type::Compression;
 
@@ -231,7 +231,7 @@ impl<W: Write> Write for Hashing<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::entry::{Entries, Mtime};
+    use crate::archive::entry::{Entries, Mtime};
     use crate::layer::lookup::Parent;
     use crate::layer::reader::LayerReader;
     use crate::oci::descriptor::Descriptor;

@@ -2,10 +2,10 @@
 
 use std::io::Read;
 
+use crate::archive::entry::Kind;
+use crate::archive::path;
 use crate::error::Result;
-use crate::layer::entry::Kind;
 use crate::layer::index::What;
-use crate::layer::path;
 use crate::layer::view::View;
 
 /// Paths that a hint names.

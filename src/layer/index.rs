@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, Write};
 
+use crate::archive::entry::{Entries, Entry, Kind};
+use crate::archive::path;
 use crate::blob::{Spool, SpoolWriter};
 use crate::error::{Error, Result};
-use crate::layer::entry::{Entries, Entry, Kind};
-use crate::layer::path;
 use crate::layer::whiteout::{Marker, marker};
 
 /// Directories, links and whiteouts that all opened layers of an image may have together.

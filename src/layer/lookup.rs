@@ -8,11 +8,11 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 
+use crate::archive::entry::{Entry, Kind};
+use crate::archive::path::{self, Step, TooManyLinks};
 use crate::blob::Spool;
 use crate::error::{Error, Result};
-use crate::layer::entry::{Entry, Kind};
 use crate::layer::hints;
-use crate::layer::path::{self, Step, TooManyLinks};
 use crate::layer::view::{Node, View};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;

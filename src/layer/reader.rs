@@ -4,9 +4,9 @@ use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
+use crate::archive::compression::{Decoder, from_io};
 use crate::blob::VerifiedReader;
 use crate::error::{Error, Result};
-use crate::layer::compression::{Decoder, from_io};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::{Digest, Hasher};
 use crate::oci::media_type::Compression;
@@ -164,7 +164,8 @@ impl Sum {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::testing::{Layer, compress, file, tar};
+    use crate::archive::testing::{compress, file, tar};
+    use crate::layer::testing::Layer;
 
     #[test]
     fn only_a_layer_with_the_right_sums_is_believed() {

@@ -12,9 +12,9 @@ use std::io::Read;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::archive::entry::{Entries, Entry, Kind};
+use crate::archive::path::{self, Step};
 use crate::error::{Error, Result};
-use crate::layer::entry::{Entries, Entry, Kind};
-use crate::layer::path::{self, Step};
 use crate::layer::reader::LayerReader;
 use crate::layer::whiteout::{Marker, marker};
 use crate::oci::descriptor::Descriptor;
@@ -340,7 +340,8 @@ fn fields(before: &Node, after: &Node) -> Vec<Field> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::testing::*;
+    use crate::archive::testing::*;
+    use crate::layer::testing::Layer;
 
     fn tree(layers: &[Vec<Vec<u8>>]) -> Result<Tree> {
         let mut tree = Tree::default();

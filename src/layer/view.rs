@@ -9,11 +9,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 
+use crate::archive::entry::Kind;
+use crate::archive::path::{self, Step};
 use crate::error::{Error, Result};
-use crate::layer::entry::Kind;
 use crate::layer::index::{Event, Index, Interest, Usage, What};
 use crate::layer::lookup::LayerSource;
-use crate::layer::path::{self, Step};
 use crate::layer::reader::LayerReader;
 
 /// How deep the question where one entry lands may depend on where others do. Real layers stay below ten.

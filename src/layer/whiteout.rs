@@ -2,8 +2,8 @@
 //!
 //! Source: image-spec `layer.md`, "Whiteouts"; `aufs(5)`.
 
+use crate::archive::path;
 use crate::error::{Error, Result};
-use crate::layer::path;
 
 /// What the name of an entry means.
 #[derive(Debug, PartialEq, Eq)]

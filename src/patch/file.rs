@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::archive::path;
 use crate::blob::Spool;
 use crate::capability::{FileCapabilities, XATTR};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::layer::build::{Addition, BuiltLayer, build};
 use crate::layer::lookup::{FindError, Found, Stack};
-use crate::layer::path;
 use crate::oci::digest::Digest;
 use crate::oci::media_type::Compression;
 use crate::patch::{Options, elf};

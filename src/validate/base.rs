@@ -7,10 +7,10 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::archive::path;
 use crate::capability::{FileCapabilities, XATTR};
 use crate::error::Result;
 use crate::image::{self, Image, Node};
-use crate::layer::path;
 use crate::layer::tree::{self, Difference, Tree};
 use crate::oci::digest::Digest;
 use crate::oci::json::Object;

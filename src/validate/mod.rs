@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::archive::path;
 use crate::blob::VerifiedReader;
 use crate::capability::{FileCapabilities, XATTR};
 use crate::copy::blobs_of;
 use crate::error::{Error, Result};
 use crate::image::{self, Image, Node};
 use crate::layer::lookup::LayerSource;
-use crate::layer::path;
 use crate::layer::tree::{self, Tree};
 use crate::oci::digest::Digest;
 use crate::oci::media_type::Kind;

@@ -1,5 +1,6 @@
 use super::*;
-use crate::layer::testing::*;
+use crate::archive::testing::*;
+use crate::layer::testing::Layer;
 
 fn sources(layers: &[Layer]) -> Vec<LayerSource> {
     let source = |l: &Layer| LayerSource { descriptor: l.descriptor.clone(), diff_id: l.diff_id.clone() };

@@ -7,16 +7,16 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
 
+use crate::archive::compression::from_io;
+use crate::archive::extensions::Extensions;
+use crate::archive::header::{BLOCK, Block};
+use crate::archive::path;
 use crate::error::{Error, Result};
-use crate::layer::compression::from_io;
-use crate::layer::extensions::Extensions;
-use crate::layer::header::{BLOCK, Block};
-use crate::layer::path;
 
-pub(super) use crate::layer::header::looks_like_tar;
+pub(crate) use crate::archive::header::looks_like_tar;
 
 /// Bytes that one extended header (PAX, or a long name) may have.
-pub(super) const MAX_EXTENSION: u64 = 1 << 20;
+pub(crate) const MAX_EXTENSION: u64 = 1 << 20;
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

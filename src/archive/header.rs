@@ -5,10 +5,10 @@
 use crate::error::{Error, Result};
 
 /// Bytes of a header, and what everything in a tar is padded to.
-pub(super) const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 
 /// A header block whose checksum is right.
-pub(super) struct Block {
+pub(crate) struct Block {
     bytes: [u8; BLOCK],
     format: Format,
 }
@@ -24,7 +24,7 @@ enum Format {
 }
 
 impl Block {
-    pub(super) fn new(bytes: [u8; BLOCK]) -> Result<Self> {
+    pub(crate) fn new(bytes: [u8; BLOCK]) -> Result<Self> {
         if !checksum_matches(&bytes) {
             return Err(Error::content("a header of the tar has a wrong checksum"));
         }
@@ -37,12 +37,12 @@ impl Block {
         Ok(Block { bytes, format })
     }
 
-    pub(super) fn type_flag(&self) -> u8 {
+    pub(crate) fn type_flag(&self) -> u8 {
         self.bytes[156]
     }
 
     /// The name, with its prefix if the format has one.
-    pub(super) fn name(&self) -> Vec<u8> {
+    pub(crate) fn name(&self) -> Vec<u8> {
         let prefix = match self.format {
             Format::V7 => &[],
             Format::Ustar => text(&self.bytes[345..500]),
@@ -61,41 +61,41 @@ impl Block {
         if times_are_numbers || !prefix.is_ascii() { &[] } else { prefix }
     }
 
-    pub(super) fn link(&self) -> Vec<u8> {
+    pub(crate) fn link(&self) -> Vec<u8> {
         text(&self.bytes[157..257]).to_vec()
     }
 
-    pub(super) fn mode(&self) -> Result<u32> {
+    pub(crate) fn mode(&self) -> Result<u32> {
         let mode = self.field(100..108, "mode")?;
         Ok((mode & 0o7777) as u32)
     }
 
-    pub(super) fn uid(&self) -> Result<u64> {
+    pub(crate) fn uid(&self) -> Result<u64> {
         self.unsigned(108..116, "user ID")
     }
 
-    pub(super) fn gid(&self) -> Result<u64> {
+    pub(crate) fn gid(&self) -> Result<u64> {
         self.unsigned(116..124, "group ID")
     }
 
-    pub(super) fn size(&self) -> Result<u64> {
+    pub(crate) fn size(&self) -> Result<u64> {
         self.unsigned(124..136, "size")
     }
 
-    pub(super) fn mtime(&self) -> Result<i64> {
+    pub(crate) fn mtime(&self) -> Result<i64> {
         self.field(136..148, "modification time")
     }
 
-    pub(super) fn uname(&self) -> Vec<u8> {
+    pub(crate) fn uname(&self) -> Vec<u8> {
         if self.format == Format::V7 { Vec::new() } else { text(&self.bytes[265..297]).to_vec() }
     }
 
-    pub(super) fn gname(&self) -> Vec<u8> {
+    pub(crate) fn gname(&self) -> Vec<u8> {
         if self.format == Format::V7 { Vec::new() } else { text(&self.bytes[297..329]).to_vec() }
     }
 
     /// Major and minor number.
-    pub(super) fn device(&self) -> Result<(u64, u64)> {
+    pub(crate) fn device(&self) -> Result<(u64, u64)> {
         if self.format == Format::V7 {
             return Ok((0, 0));
         }
@@ -103,7 +103,7 @@ impl Block {
     }
 
     /// Whether more of an old GNU sparse map follows this header.
-    pub(super) fn sparse_map_continues(&self) -> bool {
+    pub(crate) fn sparse_map_continues(&self) -> bool {
         self.bytes[482] != 0
     }
 
@@ -119,7 +119,7 @@ impl Block {
 }
 
 /// Whether these are the first bytes of a tar: a header with a right checksum, or nothing but zeros.
-pub(super) fn looks_like_tar(head: &[u8]) -> bool {
+pub(crate) fn looks_like_tar(head: &[u8]) -> bool {
     head.first_chunk::<BLOCK>().is_some_and(|block| checksum_matches(block) || block.iter().all(|b| *b == 0))
 }
 

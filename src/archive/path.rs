@@ -51,7 +51,7 @@ pub fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
 }
 
 /// Where a symbolic link at `link` points by its text, as if no component of that was a link again.
-pub(super) fn target(link: &[u8], text: &[u8]) -> Vec<u8> {
+pub(crate) fn target(link: &[u8], text: &[u8]) -> Vec<u8> {
     let start = if text.starts_with(b"/") { &b""[..] } else { parent(link) };
     normalise(&[start, text].join(&b'/'))
 }

@@ -4,32 +4,32 @@
 
 use std::collections::BTreeMap;
 
+use crate::archive::entry::{Entry, Kind, Mtime};
+use crate::archive::header::Block;
+use crate::archive::path::{self, MAX_PATH};
+use crate::archive::pax::{self, Records};
 use crate::error::{Error, Result};
-use crate::layer::entry::{Entry, Kind, Mtime};
-use crate::layer::header::Block;
-use crate::layer::path::{self, MAX_PATH};
-use crate::layer::pax::{self, Records};
 
 /// Where PAX keeps extended attributes, as every container engine reads them.
-pub(super) const XATTR: &[u8] = b"SCHILY.xattr.";
+pub(crate) const XATTR: &[u8] = b"SCHILY.xattr.";
 /// PAX records that say which file an entry is, how long it is, or whose it is. A global header must not hold one: POSIX
 /// applies it to all entries that follow, Go and thus every container engine does not.
 const INTERPRETED: [&[u8]; 8] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"uname", b"gname", b"mtime"];
 
 /// The extended headers in front of an entry.
 #[derive(Default)]
-pub(super) struct Extensions {
+pub(crate) struct Extensions {
     pax: Option<Records>,
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
 }
 
 impl Extensions {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.pax.is_none() && self.long_name.is_none() && self.long_link.is_none()
     }
 
-    pub(super) fn take_in(&mut self, flag: u8, data: Vec<u8>) -> Result<()> {
+    pub(crate) fn take_in(&mut self, flag: u8, data: Vec<u8>) -> Result<()> {
         let twice = match flag {
             b'x' => self.pax.replace(pax::parse(&data)?).is_some(),
             b'L' => self.long_name.replace(long_name(data)?).is_some(),
@@ -44,7 +44,7 @@ impl Extensions {
     }
 
     /// The entry, and how many bytes are stored for it.
-    pub(super) fn entry(self, header: &Block) -> Result<(Entry, u64)> {
+    pub(crate) fn entry(self, header: &Block) -> Result<(Entry, u64)> {
         let mut records = self.pax.unwrap_or_default();
         let sparse = header.type_flag() == b'S' || records.keys().any(|key| key.starts_with(b"GNU.sparse."));
         let name = one_name(records.remove(&b"path"[..]), self.long_name)?;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::layer::testing::*;
+use crate::archive::testing::*;
 use proptest::prelude::*;
 
 fn list(tar: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>> {

@@ -9,8 +9,8 @@ use flate2::GzBuilder;
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
 
+use crate::archive::entry;
 use crate::error::{Error, Result};
-use crate::layer::entry;
 use crate::oci::media_type::Compression;
 
 /// Bytes that are read at once from a blob.
@@ -68,7 +68,7 @@ pub fn sniff(head: &[u8]) -> Result<Compression> {
 }
 
 /// A buffer in front of a blob. It remembers what a gzip decoder took for a member's trailer and header.
-pub(super) struct Source<R> {
+pub(crate) struct Source<R> {
     inner: R,
     buffer: Box<[u8]>,
     start: usize,
@@ -109,7 +109,7 @@ impl<R: Read> Source<R> {
         }
     }
 
-    pub(super) fn into_inner(self) -> R {
+    pub(crate) fn into_inner(self) -> R {
         self.inner
     }
 }
@@ -226,7 +226,7 @@ fn gzip_tail<R: Read>(source: &mut Source<R>, between_members: bool, error: io::
 }
 
 /// An error that came through [`Read`]: as it was if it is one of ours, and otherwise one of `place`.
-pub(super) fn from_io(place: &str, error: &io::Error) -> Error {
+pub(crate) fn from_io(place: &str, error: &io::Error) -> Error {
     let ours = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     ours.cloned().unwrap_or_else(|| Error::io(place, error))
 }
@@ -302,7 +302,7 @@ impl<W: Write> Write for Encoder<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::testing::{compress, file, tar};
+    use crate::archive::testing::{compress, file, tar};
 
     fn decode(blob: &[u8]) -> Result<(Compression, Vec<u8>)> {
         let mut decoder = Decoder::new(blob)?;

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 
 /// Values are bytes: they may hold newlines, NUL and `=`.
-pub(super) type Records = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(crate) type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Parses all records by their lengths; of records with one key the last one counts, as POSIX says.
-pub(super) fn parse(mut data: &[u8]) -> Result<Records> {
+pub(crate) fn parse(mut data: &[u8]) -> Result<Records> {
     let mut records = Records::new();
     while !data.is_empty() {
         let (record, rest) =
@@ -42,7 +42,7 @@ fn start_of(data: &[u8]) -> String {
 }
 
 /// Digits only: no sign, no space, nothing that overflows.
-pub(super) fn decimal(text: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -50,7 +50,7 @@ pub(super) fn decimal(text: &[u8]) -> Option<u64> {
 }
 
 /// The whole seconds of a PAX time, `-?DIGITS(.DIGITS)?`, cut towards zero.
-pub(super) fn seconds(text: &[u8]) -> Option<i64> {
+pub(crate) fn seconds(text: &[u8]) -> Option<i64> {
     let unsigned = text.strip_prefix(b"-").unwrap_or(text);
     let (whole, fraction) = match unsigned.iter().position(|b| *b == b'.') {
         Some(dot) => (&unsigned[..dot], &unsigned[dot + 1..]),
@@ -64,7 +64,7 @@ pub(super) fn seconds(text: &[u8]) -> Option<i64> {
 }
 
 /// Appends one record.
-pub(super) fn append(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+pub(crate) fn append(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     // The length counts its own digits, so one more digit can make it one longer again.
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;
