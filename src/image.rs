@@ -1,5 +1,10 @@
 //! A resolved image, and the tree of manifests below an index.
 
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+
 use crate::error::{Error, Result};
 use crate::layer::lookup::LayerSource;
 use crate::oci::config::ImageConfig;
@@ -12,6 +17,12 @@ use crate::transport::{Place, Root};
 
 /// Indexes inside each other (faults.md C17).
 const MAX_DEPTH: usize = 8;
+/// Bytes of all manifests in one tree: they are all in memory.
+const MAX_BYTES: u64 = 64 << 20;
+/// Manifests of one index that are read at the same time.
+const MANIFESTS_AT_ONCE: usize = 8;
+/// Names that a hint lists.
+const NAMES_SHOWN: usize = 20;
 /// Manifests in one tree of indexes (faults.md C17).
 const MAX_NODES: usize = 10_000;
 
@@ -28,63 +39,78 @@ pub struct Image {
     pub platform: Platform,
 }
 
-/// A manifest, or an index with what is below it.
+/// A manifest, or an index with what is below it; each with its exact bytes.
 #[derive(Clone, Debug)]
 pub enum Node {
     /// A manifest, of an image or of something else.
-    Manifest(Descriptor, Manifest),
+    Manifest(Descriptor, Manifest, Bytes),
     /// An index and its children in order; a child that is neither manifest nor index is `None`.
-    Index(Descriptor, Index, Vec<Option<Node>>),
+    Index(Descriptor, Index, Vec<Option<Node>>, Bytes),
 }
 
 /// Resolves `reference`, or says that there is nothing.
 pub async fn resolve(place: &Place, reference: &Reference) -> Result<Root> {
-    let target = match reference {
-        Reference::Registry { target, .. } | Reference::Layout { target, .. } => target.as_ref(),
-    };
-    let found = place.resolve(target).await.map_err(|e| e.context(reference))?;
-    found.ok_or_else(|| {
-        let error = Error::not_found(format!("{reference} does not exist"));
-        match place {
-            Place::Layout(layout) => match (layout.tags().as_slice(), target) {
-                ([], _) => error.hint("name a directory that holds an OCI layout, and a tag in it"),
-                (tags, _) => error.hint(format!("the tags there are {}", tags.join(", "))),
-            },
-            Place::Registry(_) => {
-                error.hint("check the name and the tag; a private repository also looks like this without a login")
-            }
-        }
+    if let Some(found) = place.resolve(reference.target()).await.map_err(|e| e.context(reference))? {
+        return Ok(found);
+    }
+    let error = Error::not_found(format!("{reference} does not exist"));
+    if let Place::Registry(_) = place {
+        return Err(error.hint("check the name and the tag; a private repository also looks like this without a login"));
+    }
+    let names = place.names().await.unwrap_or_default();
+    Err(match (names.as_slice(), place) {
+        ([], Place::Layout(_)) => error.hint("name a directory that holds an OCI layout, and a tag in it"),
+        ([], Place::Archive(_)) => error.hint("name a file that holds an image archive, and an image in it"),
+        ([], _) => error,
+        (names, _) => error.hint(format!("there are {}", names[..names.len().min(NAMES_SHOWN)].join(", "))),
     })
 }
 
-/// Reads every manifest below `root`; no config, no layer. Each digest is read once.
+/// Reads every manifest below `root`, several at a time; no config, no layer.
 pub async fn tree(place: &Place, root: &Root) -> Result<Node> {
-    let mut nodes = 0;
-    Box::pin(node(place, root.clone(), 0, &mut nodes)).await
+    let budget = Budget { nodes: AtomicUsize::new(0), bytes: AtomicU64::new(0) };
+    Box::pin(node(place, root.clone(), 0, &budget)).await
 }
 
-async fn node(place: &Place, root: Root, depth: usize, nodes: &mut usize) -> Result<Node> {
-    *nodes += 1;
-    if depth > MAX_DEPTH || *nodes > MAX_NODES {
-        return Err(Error::content(format!(
-            "the index is too large: at most {MAX_NODES} manifests in {MAX_DEPTH} levels are read"
-        )));
+/// What a tree has used up of what it may.
+struct Budget {
+    nodes: AtomicUsize,
+    bytes: AtomicU64,
+}
+
+impl Budget {
+    fn take(&self, root: &Root, depth: usize) -> Result<()> {
+        let nodes = self.nodes.fetch_add(1, Ordering::Relaxed) + 1;
+        let size = root.descriptor.size;
+        let bytes = self.bytes.fetch_add(size, Ordering::Relaxed) + size;
+        if depth > MAX_DEPTH || nodes > MAX_NODES || bytes > MAX_BYTES {
+            return Err(Error::content(format!(
+                "the index is too large: at most {MAX_NODES} manifests of {} MiB together, in {MAX_DEPTH} levels, are read",
+                MAX_BYTES >> 20
+            )));
+        }
+        Ok(())
     }
+}
+
+async fn node(place: &Place, root: Root, depth: usize, budget: &Budget) -> Result<Node> {
+    budget.take(&root, depth)?;
     let index = match root.document {
-        Document::Manifest(manifest) => return Ok(Node::Manifest(root.descriptor, manifest)),
+        Document::Manifest(manifest) => return Ok(Node::Manifest(root.descriptor, manifest, root.bytes)),
         Document::Index(index) => index,
     };
-    let mut children = Vec::with_capacity(index.manifests.len().min(MAX_NODES));
-    for descriptor in &index.manifests {
-        children.push(match descriptor.kind() {
+    let child = |descriptor: Descriptor| async move {
+        Ok::<_, Error>(match descriptor.kind() {
             Kind::Index(_) | Kind::Manifest(_) => {
-                let child = place.manifest(descriptor).await?;
-                Some(Box::pin(node(place, child, depth + 1, nodes)).await?)
+                let child = place.manifest(&descriptor).await?;
+                Some(Box::pin(node(place, child, depth + 1, budget)).await?)
             }
             _ => None,
-        });
-    }
-    Ok(Node::Index(root.descriptor, index, children))
+        })
+    };
+    let children = stream::iter(index.manifests.clone().into_iter().map(child)).buffered(MANIFESTS_AT_ONCE);
+    let children: Vec<Option<Node>> = children.try_collect().await?;
+    Ok(Node::Index(root.descriptor, index, children, root.bytes))
 }
 
 impl Image {
@@ -119,15 +145,32 @@ impl Node {
     /// The descriptor of the manifest or index.
     pub fn descriptor(&self) -> &Descriptor {
         match self {
-            Node::Manifest(descriptor, _) | Node::Index(descriptor, _, _) => descriptor,
+            Node::Manifest(descriptor, ..) | Node::Index(descriptor, ..) => descriptor,
         }
+    }
+
+    /// The document as stored.
+    pub fn bytes(&self) -> &Bytes {
+        match self {
+            Node::Manifest(_, _, bytes) | Node::Index(_, _, _, bytes) => bytes,
+        }
+    }
+
+    /// This node and all below it, children before parents.
+    pub fn nodes(&self) -> Vec<&Node> {
+        let mut nodes: Vec<&Node> = match self {
+            Node::Manifest(..) => Vec::new(),
+            Node::Index(_, _, children, _) => children.iter().flatten().flat_map(Node::nodes).collect(),
+        };
+        nodes.push(self);
+        nodes
     }
 
     /// All manifests of the tree in order, each with the descriptor that the index has for it.
     pub fn manifests(&self) -> Vec<(&Descriptor, &Manifest)> {
         match self {
-            Node::Manifest(descriptor, manifest) => vec![(descriptor, manifest)],
-            Node::Index(_, _, children) => children.iter().flatten().flat_map(Node::manifests).collect(),
+            Node::Manifest(descriptor, manifest, _) => vec![(descriptor, manifest)],
+            Node::Index(_, _, children, _) => children.iter().flatten().flat_map(Node::manifests).collect(),
         }
     }
 }
@@ -175,10 +218,7 @@ pub async fn images(place: &Place, tree: &Node, platforms: &[Platform]) -> Resul
 
 /// The tag that `reference` asks to be written; refuses a digest and no tag at all.
 pub fn destination_tag(reference: &Reference) -> Result<&str> {
-    let target = match reference {
-        Reference::Registry { target, .. } | Reference::Layout { target, .. } => target,
-    };
-    match target {
+    match reference.target() {
         Some(Target::Tag(tag)) => Ok(tag),
         Some(Target::Digest(_)) => Err(Error::usage(format!("the destination {reference} is a digest"))
             .hint("name a tag; the digest follows from the content")),

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -76,7 +77,7 @@ fn unknown_references_are_usage_errors() {
         "kong@sha256:../../../../etc/passwd",
         "x/y\n:1",
         "127.0.0.1:99999999/kong:1",
-        "oci-archive:x.tar",
+        "oci-archive:",
         "-x y",
     ] {
         for said in [run(["patch", "--", bad, &good]), run(["patch", "--", &good, bad]), run(["verify", "--", bad])] {
@@ -101,7 +102,7 @@ fn a_missing_tag_is_named_with_those_that_exist() {
     Image::kong_arm64().build().write(&scene.path("src"), "3.8");
     let to = scene.reference("dst:out");
     let said = fails(3, &["src:nope does not exist"], ["patch", &scene.reference("src:nope"), &to]);
-    assert_eq!(said.hint(), Some("the tags there are 3.9, 3.8"));
+    assert_eq!(said.hint(), Some("there are 3.9, 3.8"));
     fails(3, &["more than one"], ["patch", &scene.reference("src"), &to]);
     let said = fails(3, &["nowhere:1 does not exist"], ["patch", &scene.reference("nowhere:1"), &to]);
     assert!(said.hint().unwrap().contains("OCI layout"));
@@ -913,26 +914,37 @@ fn one_failing_platform_ends_the_others_in_silence() {
 }
 
 #[test]
-fn a_stop_signal_removes_temporary_files() {
+fn a_stop_signal_keeps_what_has_arrived_of_large_blobs_and_nothing_else() {
     let (scene, registry) = (Scene::new(), Registry::start());
     let image = Image::kong().layer([file("big", noise(3_000_000))]).build();
     image.push(&registry, "kong", "3.9");
-    // The first part of the base layer comes, and then nothing more.
-    let base = image.layer(0);
-    let (path, body, size) = (base.clone(), image.blobs[&base][..50].to_vec(), image.blobs[&base].len());
+    // The first part of the small and of the large layer comes, and then nothing more.
+    let (base, big) = (image.layer(0), image.layers().last().unwrap().clone());
+    let parts = [(base.clone(), 50), (big.clone(), 2_000_000)];
+    let parts =
+        parts.map(|(path, arrived)| (path.clone(), image.blobs[&path][..arrived].to_vec(), image.blobs[&path].len()));
+    let stalled = std::sync::Mutex::new(HashSet::new());
     registry.fault(move |r, _| {
+        let (path, body, size) = parts.iter().find(|(path, ..)| r.is("GET", path))?;
         let reply = Reply::new(200).header("content-length", size).body(body.clone());
-        r.is("GET", &path).then(|| reply.ending(common::registry::Ending::Stalled))
+        stalled.lock().unwrap().insert(path.clone()).then(|| reply.ending(common::registry::Ending::Stalled))
     });
-    let mut command = capatch(["patch", &format!("{}/kong:3.9", registry.host()), &scene.reference("dst:out")]);
+    let from = format!("{}/kong:3.9", registry.host());
+    let mut command = capatch(["copy", &from, &scene.reference("dst:out")]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
-    while registry.count("GET", &base) == 0 || leftovers(&scene.path("dst")).is_empty() {
+    let unfinished = scene.path("dst").join(format!(".capatch-{}", big.replace(':', "-")));
+    while !fs::metadata(&unfinished).is_ok_and(|m| m.len() >= 2_000_000) || registry.count("GET", &base) == 0 {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     assert!(Command::new("/bin/kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let said: Run = child.wait_with_output().unwrap().into();
     assert!(said.code != 0 && said.stderr.contains("interrupted"), "{said:#?}");
     assert!(!scene.path("dst/index.json").exists());
+    assert_eq!(leftovers(&scene.path("dst")), [unfinished]);
+    ok(["copy", &from, &scene.reference("dst:out")]);
+    let asked: Vec<_> = registry.log().into_iter().filter(|r| r.is("GET", &big)).collect();
+    let size = image.blobs[&big].len();
+    assert_eq!(asked.last().unwrap().header("range"), Some(format!("bytes=2000000-{}", size - 1).as_str()));
     whole(&scene.path("dst"));
 }

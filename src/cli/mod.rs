@@ -3,6 +3,7 @@
 //! stdout is data, stderr is talk. Exit codes: see [`crate::error::Kind`].
 
 mod bars;
+mod copy;
 mod getcap;
 mod inspect;
 mod output;
@@ -23,13 +24,19 @@ use crate::image::{self, Image, Node};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::transport::registry::{Client, Options};
-use crate::transport::{Place, Root};
+use crate::transport::{Place, Root, Transports, containerd};
 
 const ABOUT: &str =
     "Set a Linux file capability on a program inside an OCI image that already exists, and publish the result.";
 
 const AFTER: &str = "\
-An IMAGE is NAME[:TAG|@DIGEST] or docker://NAME... in a registry, or oci:DIR[:TAG|@DIGEST], an OCI image layout.
+An IMAGE is one of
+  NAME[:TAG|@DIGEST], docker://NAME...  in a registry
+  oci:DIR[:TAG|@DIGEST]                 in an OCI image layout
+  oci-archive:FILE[:TAG], docker-archive:FILE[:NAME]
+                                        in a tar, plain or compressed; FILE may be - for a pipe
+  containerd:NAME[:TAG|@DIGEST]         in containerd (--containerd-namespace, --containerd-address)
+  docker-daemon:NAME[:TAG]              in a Docker engine
 
 Exit codes:
   0  done, or already so         5  content did not verify, or was refused
@@ -51,6 +58,7 @@ pub struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Patch(Box<patch::Arguments>),
+    Copy(copy::Arguments),
     Getcap(getcap::Arguments),
     Verify(verify::Arguments),
     Inspect(inspect::Arguments),
@@ -89,11 +97,33 @@ struct Common {
     /// Blobs that move at the same time
     #[arg(long, global = true, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64), help_heading = "Registries")]
     jobs: u8,
+    /// The socket of containerd, for containerd:NAME
+    #[arg(
+        long,
+        global = true,
+        value_name = "SOCKET",
+        env = "CONTAINERD_ADDRESS",
+        hide_env_values = true,
+        default_value = "/run/containerd/containerd.sock",
+        help_heading = "Engines"
+    )]
+    containerd_address: PathBuf,
+    /// The namespace in containerd; Kubernetes uses k8s.io
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "CONTAINERD_NAMESPACE",
+        default_value = "default",
+        hide_env_values = true,
+        help_heading = "Engines"
+    )]
+    containerd_namespace: String,
 }
 
 impl Common {
-    fn client(&self) -> Result<Client> {
-        Client::new(Options {
+    fn transports(&self) -> Result<Transports> {
+        let registries = Client::new(Options {
             plain_http: self.plain_http.clone(),
             ca_file: self.ca_file.clone(),
             cert_dir: self.cert_dir.clone(),
@@ -101,11 +131,16 @@ impl Common {
             realm_hosts: self.realm_host.clone(),
             max_wait: Duration::from_secs(self.max_wait),
             ..Options::default()
-        })
+        })?;
+        let containerd = containerd::Options {
+            address: self.containerd_address.clone(),
+            namespace: self.containerd_namespace.clone(),
+        };
+        Ok(Transports { registries, containerd })
     }
 
     fn output(&self) -> Output {
-        Output { json: self.json, quiet: self.quiet }
+        Output { json: self.json, quiet: self.quiet, piped: false }
     }
 }
 
@@ -162,6 +197,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let work = async {
             match &arguments.command {
                 Command::Patch(command) => patch::run(command, common).await,
+                Command::Copy(command) => copy::run(command, common).await,
                 Command::Getcap(command) => getcap::run(command, common).await,
                 Command::Verify(command) => verify::run(command, common).await,
                 Command::Inspect(command) => inspect::run(command, common).await,
@@ -207,7 +243,7 @@ struct Opened {
 impl Opened {
     /// Reads the manifests of `reference`, and the configs of the images for `platforms`; none means all.
     async fn new(reference: &Reference, platforms: &[Platform], common: &Common) -> Result<Opened> {
-        let place = Place::of(reference, &common.client()?)?;
+        let place = Place::of(reference, &common.transports()?)?;
         let root = image::resolve(&place, reference).await?;
         let tree = image::tree(&place, &root).await.map_err(|e| e.context(reference))?;
         let images = image::images(&place, &tree, platforms).await.map_err(|e| e.context(reference))?;

@@ -1,29 +1,52 @@
 //! Where text goes: data to stdout, talk to stderr. A reader that went away is no error, a full disk is.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result, printable};
 use crate::oci::digest::Digest;
+use crate::oci::reference::{Reference, Target};
 
 /// How a command reports.
 #[derive(Clone, Copy)]
 pub(super) struct Output {
     pub(super) json: bool,
     pub(super) quiet: bool,
+    /// Whether standard output carries an image, so that the report goes to stderr.
+    pub(super) piped: bool,
 }
 
 impl Output {
+    /// The same, if an image goes to `destination`.
+    pub(super) fn beside(self, destination: &Reference) -> Result<Self> {
+        if destination.is_pipe() && io::stdout().is_terminal() {
+            return Err(Error::usage("an archive is no text for a terminal").hint("write into a file or a pipe"));
+        }
+        Ok(Output { piped: destination.is_pipe(), ..self })
+    }
+
     /// Prints the result of a command: `data` as JSON if that was asked for, else `text`.
     pub(super) fn result(self, data: &impl Serialize, text: &str) -> Result<()> {
         if self.json {
             let json =
                 serde_json::to_string_pretty(data).map_err(|e| Error::failed(format!("cannot write JSON: {e}")))?;
-            print(&format!("{json}\n"))
+            self.print(&format!("{json}\n"))
         } else {
-            print(text)
+            self.print(text)
         }
+    }
+
+    fn print(self, text: &str) -> Result<()> {
+        if !self.piped {
+            return print(text);
+        }
+        if !self.quiet {
+            // Nobody is left to tell if stderr is closed.
+            let _ = io::stderr().write_all(text.as_bytes());
+        }
+        Ok(())
     }
 
     /// Says something on stderr.
@@ -96,4 +119,33 @@ pub(super) fn bytes(count: u64) -> String {
 /// The start of a digest, enough for people.
 pub(super) fn short(digest: &Digest) -> String {
     format!("{}:{}", digest.algorithm().name(), &digest.hex()[..12])
+}
+
+/// The destination by its digest, to be used as it is.
+pub(super) fn pinned(destination: &str, digest: &Digest) -> String {
+    match destination.parse::<Reference>() {
+        Ok(Reference::Registry { repository, target: Some(Target::Tag(tag)) }) => {
+            format!("{repository}:{tag}@{digest}")
+        }
+        _ => format!("{destination}@{digest}"),
+    }
+}
+
+/// Refuses a file for the digest that cannot be written, before anything is done.
+pub(super) fn check_digestfile(path: Option<&Path>) -> Result<()> {
+    match path {
+        Some(path) if !path.parent().is_some_and(|parent| parent.as_os_str().is_empty() || parent.is_dir()) => {
+            Err(Error::usage(format!("--digestfile {}: there is no such directory", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes the digest of what was published.
+pub(super) fn write_digestfile(path: Option<&Path>, digest: &Digest) -> Result<()> {
+    match path {
+        Some(path) => std::fs::write(path, digest.as_str())
+            .map_err(|e| Error::failed(format!("published, but cannot write {}: {e}", path.display()))),
+        None => Ok(()),
+    }
 }

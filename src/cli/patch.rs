@@ -5,15 +5,14 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::output::{bytes, short};
+use super::output::{bytes, check_digestfile, pinned, short, write_digestfile};
 use super::{Common, bars, parse_platform, parse_reference, with_hint};
 use crate::capability::FileCapabilities;
 use crate::error::{Error, Result, printable};
 use crate::kong::Profile;
 use crate::oci::config::Port;
-use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
-use crate::oci::reference::{Reference, Target};
+use crate::oci::reference::Reference;
 use crate::patch::{self, FileChange, ImageChange, Options, Outcome, Plan, Route};
 use crate::transport::Place;
 
@@ -84,17 +83,13 @@ struct Report<'a> {
 }
 
 pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
-    let output = common.output();
-    let client = common.client()?;
+    let output = common.output().beside(&arguments.destination)?;
+    let transports = common.transports()?;
     let (source, destination) = (&arguments.source, &arguments.destination);
     let options = options(arguments, common)?;
-    let digestfile = arguments.digestfile.as_ref().filter(|_| !arguments.dry_run);
-    if let Some(path) = digestfile
-        && !path.parent().is_some_and(|parent| parent.as_os_str().is_empty() || parent.is_dir())
-    {
-        return Err(Error::usage(format!("--digestfile {}: there is no such directory", path.display())));
-    }
-    let (from, to) = (Place::of(source, &client)?, Place::of(destination, &client)?.for_push());
+    let digestfile = arguments.digestfile.as_deref().filter(|_| !arguments.dry_run);
+    check_digestfile(digestfile)?;
+    let (from, to) = (Place::of(source, &transports)?, Place::of(destination, &transports)?.for_push(source));
     let route = Route { from: &from, source, to: &to, destination };
     let outcome = patch::apply(&route, &options, arguments.dry_run, &bars::bars(common)).await?;
 
@@ -112,12 +107,8 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
         }
     };
     // The image is published: its digest is told in every way that works, even if another one fails.
-    let written = match digestfile {
-        Some(path) => std::fs::write(path, digest.as_str())
-            .map_err(|e| Error::failed(format!("published, but cannot write {}: {e}", path.display()))),
-        None => Ok(()),
-    };
-    let traffic = client.traffic();
+    let written = write_digestfile(digestfile, digest);
+    let traffic = transports.registries.traffic();
     let report = Report {
         source: source.to_string(),
         destination: destination.to_string(),
@@ -222,16 +213,6 @@ fn describe(text: &mut String, plan: &Plan) {
         for variable in env {
             let _ = writeln!(text, "  env     {}", printable(variable));
         }
-    }
-}
-
-/// The destination by its digest, to be used as it is.
-fn pinned(destination: &str, digest: &Digest) -> String {
-    match destination.parse::<Reference>() {
-        Ok(Reference::Registry { repository, target: Some(Target::Tag(tag)) }) => {
-            format!("{repository}:{tag}@{digest}")
-        }
-        _ => format!("{destination}@{digest}"),
     }
 }
 

@@ -35,15 +35,15 @@ struct Report {
 }
 
 pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
-    let client = common.client()?;
+    let transports = common.transports()?;
     let progress = bars::bars(common);
     let reference = &arguments.image;
-    let place = Place::of(reference, &client)?;
+    let place = Place::of(reference, &transports)?;
     let root = image::resolve(&place, reference).await?;
     let base = match &arguments.base {
         None => None,
         Some(base) => {
-            let place = Place::of(base, &client)?;
+            let place = Place::of(base, &transports)?;
             let root = image::resolve(&place, base).await?;
             Some((place, root))
         }

@@ -55,6 +55,11 @@ impl Digest {
         &self.text[self.algorithm.name().len() + 1..]
     }
 
+    /// The tag that stands in for the referrers API: `sha256-…` (distribution-spec, "Referrers Tag Schema").
+    pub fn as_tag(&self) -> String {
+        format!("{}-{}", self.algorithm.name(), &self.hex()[..64])
+    }
+
     /// The whole digest, `algorithm:hex`.
     pub fn as_str(&self) -> &str {
         &self.text

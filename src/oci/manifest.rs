@@ -195,6 +195,26 @@ impl Index {
         self.object.to_bytes()
     }
 
+    /// The bytes of a new OCI index of these manifests.
+    pub fn of(manifests: &[&Descriptor]) -> Result<Vec<u8>> {
+        let mut object = Object::default();
+        object.set("schemaVersion", &2)?;
+        object.set("mediaType", media_type::OCI_INDEX)?;
+        object.set("manifests", &manifests.iter().map(|manifest| manifest.object()).collect::<Vec<_>>())?;
+        Ok(object.to_bytes())
+    }
+
+    /// The bytes of the same index with more children behind its own.
+    pub fn with_more(&self, more: &[&Descriptor]) -> Result<Vec<u8>> {
+        let mut object = self.object.clone();
+        let mut manifests: Vec<Box<RawValue>> = object.get("manifests")?.unwrap_or_default();
+        for descriptor in more {
+            manifests.push(json::raw(descriptor.object())?);
+        }
+        object.set("manifests", &manifests)?;
+        Ok(object.to_bytes())
+    }
+
     /// The bytes of the same index with its children replaced: `children` has an entry for each child of ours, in order:
     /// `Keep` (its exact bytes), `Replace` or `Drop`.
     pub fn with_children(&self, children: &[Child], annotations: &[(String, String)]) -> Result<Vec<u8>> {

@@ -1,14 +1,13 @@
 //! What users type to name an image: a transport and a name in it, as in containers-transports(5).
-//!
-//! Registry names follow the grammar of distribution's `reference` package, with IPv6 hosts. That package's Rust
-//! namesake in `oci-spec` fills in `latest` (so «no tag given» is lost) and knows no IPv6, hence the parser here.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::oci::digest::Digest;
+use crate::oci::repository::registry_name;
+
+pub use crate::oci::repository::{Repository, Target, is_tag};
 
 /// Where an image is, or is to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,54 +26,107 @@ pub enum Reference {
         /// The `org.opencontainers.image.ref.name` or digest, if the user typed one.
         target: Option<Target>,
     },
+    /// `oci-archive:FILE[:TAG]` or `docker-archive:FILE[:NAME]`: images in a tar.
+    Archive {
+        /// Which of the two.
+        format: ArchiveFormat,
+        /// The file; `-` is standard input or output.
+        path: PathBuf,
+        /// The tag or the whole name of the image in it, or its digest.
+        target: Option<Target>,
+    },
+    /// `containerd:NAME`: an image in a containerd.
+    Containerd {
+        /// Registry and repository, as containerd names images.
+        repository: Repository,
+        /// The tag or digest, if the user typed one.
+        target: Option<Target>,
+    },
+    /// `docker-daemon:NAME`: an image in a Docker engine.
+    Daemon {
+        /// Registry and repository.
+        repository: Repository,
+        /// The tag or digest, if the user typed one.
+        target: Option<Target>,
+    },
 }
 
-/// A tag or a digest.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
-    /// A name that may move.
-    Tag(String),
-    /// Content that cannot change.
-    Digest(Digest),
+/// How an archive is laid out. What capatch writes is both at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveFormat {
+    /// An OCI image layout in a tar.
+    Oci,
+    /// What `docker save` writes.
+    Docker,
 }
 
-/// A repository on a registry; `docker.io` has one spelling only.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Repository {
-    /// Host, and port if one was typed, in lower case: `docker.io`, `localhost:5000`, `[::1]:5000`.
-    pub registry: String,
-    /// `library/kong`.
-    pub path: String,
-}
-
-impl fmt::Display for Repository {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.registry, self.path)
+impl ArchiveFormat {
+    /// As in front of a file name.
+    pub fn transport(self) -> &'static str {
+        match self {
+            ArchiveFormat::Oci => "oci-archive",
+            ArchiveFormat::Docker => "docker-archive",
+        }
     }
 }
 
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Reference {
+    /// The tag or digest, if the user typed one.
+    pub fn target(&self) -> Option<&Target> {
         match self {
-            Target::Tag(tag) => f.write_str(tag),
-            Target::Digest(digest) => write!(f, "{digest}"),
+            Reference::Registry { target, .. }
+            | Reference::Layout { target, .. }
+            | Reference::Archive { target, .. }
+            | Reference::Containerd { target, .. }
+            | Reference::Daemon { target, .. } => target.as_ref(),
         }
+    }
+
+    /// The same place with another tag or digest.
+    #[must_use]
+    pub fn with_target(&self, new: Option<Target>) -> Reference {
+        let mut reference = self.clone();
+        match &mut reference {
+            Reference::Registry { target, .. }
+            | Reference::Layout { target, .. }
+            | Reference::Archive { target, .. }
+            | Reference::Containerd { target, .. }
+            | Reference::Daemon { target, .. } => *target = new,
+        }
+        reference
+    }
+
+    /// The name that the image has in a registry, if the reference says one.
+    pub fn name(&self) -> Option<(Repository, Option<Target>)> {
+        match self {
+            Reference::Registry { repository, target }
+            | Reference::Containerd { repository, target }
+            | Reference::Daemon { repository, target } => Some((repository.clone(), target.clone())),
+            Reference::Archive { target: Some(Target::Tag(name)), format, .. }
+                if *format == ArchiveFormat::Docker || name.contains(['/', ':']) =>
+            {
+                registry_name(name).ok()
+            }
+            Reference::Archive { .. } | Reference::Layout { .. } => None,
+        }
+    }
+
+    /// Whether data comes from standard input or goes to standard output.
+    pub fn is_pipe(&self) -> bool {
+        matches!(self, Reference::Archive { path, .. } if path.as_os_str() == "-")
     }
 }
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let target = match self {
-            Reference::Registry { repository, target } => {
-                write!(f, "{repository}")?;
-                target
-            }
-            Reference::Layout { path, target } => {
-                write!(f, "oci:{}", path.display())?;
-                target
-            }
-        };
-        match target {
+        match self {
+            Reference::Registry { repository, .. } => write!(f, "{repository}")?,
+            Reference::Layout { path, .. } => write!(f, "oci:{}", path.display())?,
+            Reference::Archive { format, path, .. } => write!(f, "{}:{}", format.transport(), path.display())?,
+            Reference::Containerd { repository, .. } => write!(f, "containerd:{repository}")?,
+            Reference::Daemon { repository, .. } => write!(f, "docker-daemon:{repository}")?,
+        }
+        match self.target() {
             Some(Target::Tag(tag)) => write!(f, ":{tag}"),
             Some(Target::Digest(digest)) => write!(f, "@{digest}"),
             None => Ok(()),
@@ -82,160 +134,104 @@ impl fmt::Display for Reference {
     }
 }
 
-const TRANSPORTS: [&str; 6] = ["docker", "oci", "oci-archive", "docker-archive", "containerd", "docker-daemon"];
+/// Places of other tools that a user may try.
+const UNKNOWN_TRANSPORTS: [&str; 5] = ["dir", "containers-storage", "tarball", "sif", "ostree"];
 
 impl FromStr for Reference {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        let (transport, name) = match text.split_once(':') {
+            Some(("docker", rest)) => ("docker", rest.strip_prefix("//").unwrap_or(text)),
+            Some((transport, rest)) => (transport, rest),
+            None => ("", text),
+        };
+        let is_file = matches!(transport, "oci" | "oci-archive" | "docker-archive");
         // What stands behind an `@` has no slash unless a login stands in front of it, which must not be printed.
-        if !text.starts_with("oci:") && text.split_once('@').is_some_and(|(_, rest)| rest.contains('/')) {
+        if !is_file && text.split_once('@').is_some_and(|(_, rest)| rest.contains('/')) {
             return Err(Error::usage("an image reference has no user name and no password in it")
                 .hint("log in with docker login or podman login, then leave out what stands before the @"));
         }
-        if let Some(rest) = text.strip_prefix("docker://") {
-            return registry(rest).map_err(|e| e.context(format!("'{text}'")));
-        }
-        if let Some(rest) = text.strip_prefix("oci:") {
-            return layout(rest).map_err(|e| e.context(format!("'{text}'")));
-        }
-        if let Some((transport, _)) = text.split_once(':')
-            && TRANSPORTS.contains(&transport)
-            // `docker:5000/x` would be a registry called docker; `docker:dir` is not.
-            && !text.split('/').next().is_some_and(|host| host.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok() && text.contains('/')))
-        {
-            return Err(Error::usage(format!("'{text}': the transport {transport}: is not supported here"))
-                .hint("use docker://NAME:TAG for a registry or oci:DIR:TAG for an OCI layout"));
-        }
-        if text.contains("://") {
-            return Err(Error::usage(format!("'{text}' is not an image reference")).hint(
+        let reference = match transport {
+            "docker" => registry(name),
+            "oci" => layout(name),
+            "oci-archive" => archive(ArchiveFormat::Oci, name),
+            "docker-archive" => archive(ArchiveFormat::Docker, name),
+            "containerd" => registry_name(name).map(|(repository, target)| Reference::Containerd { repository, target }),
+            "docker-daemon" => registry_name(name).map(|(repository, target)| Reference::Daemon { repository, target }),
+            _ if text.contains("://") => Err(Error::usage("this is not an image reference").hint(
                 "write NAME:TAG or docker://NAME:TAG for a registry, oci:DIR:TAG for an OCI layout; no https://",
-            ));
-        }
-        registry(text).map_err(|e| e.context(format!("'{text}'")))
+            )),
+            _ if UNKNOWN_TRANSPORTS.contains(&transport) && name.starts_with(['/', '.', '[']) => {
+                Err(Error::usage(format!("the transport {transport}: is not supported here")).hint(
+                    "use NAME:TAG, oci:DIR:TAG, oci-archive:FILE, docker-archive:FILE, containerd:NAME:TAG or docker-daemon:NAME:TAG",
+                ))
+            }
+            _ => registry(text),
+        };
+        reference.map_err(|e| e.context(format!("'{text}'")))
     }
 }
 
+fn registry(text: &str) -> Result<Reference> {
+    registry_name(text).map(|(repository, target)| Reference::Registry { repository, target })
+}
+
 fn layout(text: &str) -> Result<Reference> {
-    let (path, target) = match (text.split_once('@'), text.split_once(':')) {
+    let (path, target) = file_and_target(text)?;
+    if path.is_empty() {
+        return Err(Error::usage("no directory after oci:").hint("write oci:DIR:TAG"));
+    }
+    if let Some(Target::Tag(tag)) = &target
+        && !is_ref_name(tag)
+    {
+        return Err(Error::usage(format!("'{tag}' is not a tag")).hint("write oci:DIR:TAG, such as oci:kong:3.9"));
+    }
+    Ok(Reference::Layout { path: path.into(), target })
+}
+
+fn archive(format: ArchiveFormat, text: &str) -> Result<Reference> {
+    let transport = format.transport();
+    let (path, target) = file_and_target(text)?;
+    if path.is_empty() {
+        return Err(Error::usage(format!("no file after {transport}:"))
+            .hint(format!("write {transport}:FILE:NAME:TAG, or - as FILE for a pipe")));
+    }
+    if let Some(Target::Tag(name)) = &target {
+        // With a slash or a colon it is a whole name, and then it must be one.
+        let whole = format == ArchiveFormat::Docker || name.contains(['/', ':']);
+        match if whole { registry_name(name).map(|(_, target)| target) } else { Ok(None) } {
+            Ok(Some(Target::Digest(_))) | Err(_) => {
+                return Err(Error::usage(format!("'{name}' is not the name of an image"))
+                    .hint(format!("write {transport}:FILE:NAME:TAG, such as {transport}:kong.tar:kong:3.9")));
+            }
+            Ok(_) if !is_ref_name(name) => {
+                return Err(Error::usage(format!("'{name}' is not a tag"))
+                    .hint(format!("write {transport}:FILE:TAG, such as {transport}:kong.tar:3.9")));
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(Reference::Archive { format, path: path.into(), target })
+}
+
+/// `PATH[:TAG]` or `PATH@DIGEST`; a tag in front of a digest is only a name.
+fn file_and_target(text: &str) -> Result<(&str, Option<Target>)> {
+    Ok(match (text.split_once('@'), text.split_once(':')) {
         (Some((path, digest)), _) if digest.contains(':') => {
-            // A tag in front of the digest is only a name.
             let path = path.split_once(':').map_or(path, |(path, _)| path);
             let digest = digest.parse().map_err(|e: Error| Error::usage(e.to_string()))?;
             (path, Some(Target::Digest(digest)))
         }
         (_, Some((path, tag))) => (path, Some(Target::Tag(tag.to_owned()))),
         (_, None) => (text, None),
-    };
-    if path.is_empty() {
-        return Err(Error::usage("no directory after oci:").hint("write oci:DIR:TAG"));
-    }
-    if let Some(Target::Tag(tag)) = &target {
-        // image-spec annotations.md: components of [A-Za-z0-9], joined by -._:@/+
-        let valid = |b: u8| b.is_ascii_alphanumeric() || b"-._:@/+".contains(&b);
-        if tag.is_empty() || tag.len() > 512 || !tag.bytes().all(valid) || !tag.as_bytes()[0].is_ascii_alphanumeric() {
-            return Err(Error::usage(format!("'{tag}' is not a tag")).hint("write oci:DIR:TAG, such as oci:kong:3.9"));
-        }
-    }
-    Ok(Reference::Layout { path: path.into(), target })
+    })
 }
 
-fn registry(text: &str) -> Result<Reference> {
-    let bad = |why: &str| {
-        Err(Error::usage(why).hint("write HOST[:PORT]/REPOSITORY:TAG or HOST[:PORT]/REPOSITORY@sha256:DIGEST"))
-    };
-    if text.is_empty() {
-        return bad("an empty image reference");
-    }
-    let (name, digest) = match text.split_once('@') {
-        Some((name, digest)) => (name, Some(digest.parse::<Digest>().map_err(|e| Error::usage(e.to_string()))?)),
-        None => (text, None),
-    };
-    // A first component is a host if it could not be a repository: it has a dot, a port or brackets, or is localhost.
-    let (host, rest) = match name.split_once('/') {
-        Some((first, rest))
-            if first.contains(['.', ':', '['])
-                || first == "localhost"
-                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
-        {
-            (Some(first), rest)
-        }
-        _ => (None, name),
-    };
-    let (path, tag) = match rest.rsplit_once(':') {
-        Some((path, tag)) => (path, Some(tag)),
-        None => (rest, None),
-    };
-    let registry = match host {
-        None => "docker.io".to_owned(),
-        Some(host) if !is_host(host) => return bad(&format!("'{host}' is not a registry host")),
-        Some(host) => match host.to_ascii_lowercase().as_str() {
-            "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
-            host => host.to_owned(),
-        },
-    };
-    if path.is_empty() || path.len() > 255 || !path.split('/').all(is_path_component) {
-        let lower = path.to_ascii_lowercase();
-        let error = Error::usage(format!("'{path}' is not a repository name"));
-        return Err(if path != lower && lower.split('/').all(is_path_component) {
-            error.hint(format!("repository names are in lower case: {lower}"))
-        } else {
-            error.hint("write HOST[:PORT]/REPOSITORY:TAG")
-        });
-    }
-    if let Some(tag) = tag
-        && !is_tag(tag)
-    {
-        return bad(&format!("'{tag}' is not a tag"));
-    }
-    let path = if registry == "docker.io" && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
-    // With both, the digest decides and the tag is only a name.
-    let target = digest.map(Target::Digest).or(tag.map(|tag| Target::Tag(tag.to_owned())));
-    Ok(Reference::Registry { repository: Repository { registry, path }, target })
-}
-
-/// `host`, `host:port`, `1.2.3.4:port`, `[v6]:port`.
-fn is_host(text: &str) -> bool {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
-                (None, port.strip_prefix(':').or((!port.is_empty()).then_some("x")))
-            }
-            _ => return false,
-        },
-        None => match text.split_once(':') {
-            Some((host, port)) => (Some(host), Some(port)),
-            None => (Some(text), None),
-        },
-    };
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
-    host.is_none_or(|host| host.len() <= 253 && host.split('.').all(label))
-        && port.is_none_or(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|p| p != 0))
-}
-
-/// `[a-z0-9]+` joined by one `.`, one or two `_`, or any number of `-`.
-fn is_path_component(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let alnum = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    if !bytes.first().is_some_and(alnum) || !bytes.last().is_some_and(alnum) {
-        return false;
-    }
-    text.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        .all(|separator| matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-'))
-}
-
-/// `[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}`, distribution-spec "Pulling manifests".
-pub fn is_tag(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    bytes.len() <= 128
-        && bytes.first().is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_')
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b))
+/// image-spec annotations.md: components of [A-Za-z0-9], joined by -._:@/+
+fn is_ref_name(tag: &str) -> bool {
+    let valid = |b: u8| b.is_ascii_alphanumeric() || b"-._:@/+".contains(&b);
+    tag.len() <= 512 && tag.bytes().all(valid) && tag.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
 }
 
 #[cfg(test)]
@@ -263,6 +259,14 @@ mod tests {
             ("oci:testdata/kong:3.9", "oci:testdata/kong:3.9"),
             ("oci:/a/b", "oci:/a/b"),
             ("oci:d:docker.io/library/kong:3.9", "oci:d:docker.io/library/kong:3.9"),
+            ("docker:27", "docker.io/library/docker:27"),
+            ("docker:5000/x", "docker:5000/x"),
+            ("oci-archive:-", "oci-archive:-"),
+            ("oci-archive:f.tar:3.9", "oci-archive:f.tar:3.9"),
+            ("oci-archive:a/f.tar:kong:3.9", "oci-archive:a/f.tar:kong:3.9"),
+            ("docker-archive:f.tar:kong", "docker-archive:f.tar:kong"),
+            ("containerd:kong:3.9", "containerd:docker.io/library/kong:3.9"),
+            ("docker-daemon:localhost:5000/kong", "docker-daemon:localhost:5000/kong"),
         ] {
             assert_eq!(typed.parse::<Reference>().unwrap().to_string(), normal, "{typed}");
         }
@@ -318,7 +322,16 @@ mod tests {
             "oci::tag",
             "oci:dir:",
             "oci:dir:a b",
-            "containerd:kong:3",
+            "containerd:",
+            "docker-daemon:kong:a b",
+            "oci-archive:",
+            "oci-archive::3",
+            "oci-archive:f.tar:",
+            "oci-archive:f.tar:KONG:3",
+            "docker-archive:f.tar:a b",
+            "docker-archive:f.tar:Kong",
+            "dir:/x",
+            "containers-storage:[vfs@/x]kong",
             "ftp://x/y",
             "docker://",
             &long,

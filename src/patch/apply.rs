@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::copy::{self, Moved, Mover};
+use crate::copy::{Moved, Mover, Route, Tag, blobs_of, copy_manifests};
 use crate::error::{self, Error, Result};
 use crate::image::{self, Node};
 use crate::oci::config::ImageConfig;
@@ -52,18 +52,6 @@ pub enum Outcome {
     },
 }
 
-/// The places and names that a patch goes from and to.
-pub struct Route<'a> {
-    /// Where the source is.
-    pub from: &'a Place,
-    /// The source as it was typed.
-    pub source: &'a Reference,
-    /// Where the result goes.
-    pub to: &'a Place,
-    /// The destination as it was typed.
-    pub destination: &'a Reference,
-}
-
 /// Patches `route.source` and publishes the result as `route.destination`; with `dry_run` only says what would happen.
 ///
 /// # Errors
@@ -75,11 +63,11 @@ pub async fn apply(
     dry_run: bool,
     progress: &Arc<dyn Progress>,
 ) -> Result<Outcome> {
-    let tag = image::destination_tag(route.destination)?;
-    let target = Target::Tag(tag.to_owned());
+    let name = image::destination_tag(route.destination)?;
+    let target = Target::Tag(name.to_owned());
     let request = options.request()?;
     let source = image::resolve(route.from, route.source).await?;
-    let name = base_name(route.source);
+    let base = base_name(route.source);
     let old = match route.to.resolve(Some(&target)).await {
         // A layout that cannot be read is damaged; a tag of a registry may just hold something that we do not know.
         Err(e) if e.kind() == error::Kind::Content && matches!(route.to, Place::Registry(_)) => {
@@ -91,7 +79,7 @@ pub async fn apply(
         old => old.map_err(|e| e.context(route.destination))?,
     };
     if let Some(old) = &old {
-        match compare(route, &source, old, name.as_deref(), &request).await? {
+        match compare(route, &source, old, base.as_deref(), &request).await? {
             Standing::Same => {
                 return Ok(Outcome::Unchanged {
                     source_digest: source.descriptor.digest.clone(),
@@ -112,12 +100,12 @@ pub async fn apply(
     if !dry_run {
         route.to.check_writable()?;
     }
-    let Planned { plan, root, manifests, blobs, base, untouched } =
-        plan(route.from, name.as_deref(), &source, options, progress).await.map_err(|e| e.context(route.source))?;
+    let Planned { plan, root, manifests, blobs, base: base_blobs, untouched } =
+        plan(route.from, base.as_deref(), &source, options, progress).await.map_err(|e| e.context(route.source))?;
 
-    let mut all_base = base;
-    all_base.extend(untouched.iter().flat_map(copy::blobs_of));
-    let mover = |distrust| Mover { jobs: options.jobs, progress: progress.clone(), distrust };
+    let mut all_base = base_blobs;
+    all_base.extend(untouched.iter().flat_map(blobs_of));
+    let mover = |distrust| Mover { jobs: options.jobs, progress: progress.clone(), foreign_layers: false, distrust };
     if dry_run {
         let mut moves = mover(false).foresee(Some(route.from), route.to, &all_base).await?;
         let new: Vec<Descriptor> = blobs.into_iter().map(|(descriptor, _)| descriptor).collect();
@@ -126,6 +114,7 @@ pub async fn apply(
     }
 
     route.to.prepare()?;
+    let tag = Tag { place: route.to, reference: route.destination, name, old: old.as_ref(), force: options.force };
     let context = |e: Error| e.context(route.destination);
     let mut moves = Moved::default();
     let mut trusted = true;
@@ -141,19 +130,12 @@ pub async fn apply(
             }
             Stored::BlobUnknown(error) => return Err(context(error)),
         }
-        let digest = |root: &Option<Root>| root.as_ref().map(|root| root.descriptor.digest.clone());
-        // Registries have no compare-and-set; this closes all but the last moment (faults.md E21).
-        let now = if options.force { None } else { route.to.resolve(Some(&target)).await.map_err(context)? };
-        let is_ours = digest(&now).as_ref() == Some(&root.0.digest);
-        if digest(&now) != digest(&old) && !is_ours && !options.force {
-            return Err(Error::new(
-                error::Kind::DestinationRefused,
-                format!("{} was changed by somebody else meanwhile", route.destination),
-            )
-            .hint("run the command again"));
-        }
-        match route.to.publish(tag, &root.0, &root.1).await.map_err(context)? {
-            Stored::Stored => return Ok(Outcome::Patched { plan, replaced: digest(&old), moves }),
+        match tag.publish(&root.0, &root.1).await.map_err(context)? {
+            Stored::Stored => {
+                route.to.finish(progress).await.map_err(context)?;
+                let replaced = old.map(|old| old.descriptor.digest);
+                return Ok(Outcome::Patched { plan, replaced, moves });
+            }
             Stored::BlobUnknown(_) if trusted => trusted = false,
             Stored::BlobUnknown(error) => return Err(context(error)),
         }
@@ -163,7 +145,10 @@ pub async fn apply(
 /// Stores what is below the root, children before parents.
 async fn push_manifests(route: &Route<'_>, untouched: &[Node], new: &[(Descriptor, Bytes)]) -> Result<Stored> {
     for node in untouched {
-        if let Stored::BlobUnknown(error) = copy::copy_manifests(route.from, route.to, node).await? {
+        if route.from.is_same(route.to) {
+            break;
+        }
+        if let Stored::BlobUnknown(error) = copy_manifests(route.to, node, true).await? {
             return Ok(Stored::BlobUnknown(error));
         }
     }
@@ -177,11 +162,9 @@ async fn push_manifests(route: &Route<'_>, untouched: &[Node], new: &[(Descripto
 
 /// What the source is called wherever it is read: a registry name, and never a path of this machine.
 fn base_name(source: &Reference) -> Option<String> {
-    match source {
-        Reference::Registry { repository, target: None } => Some(format!("{repository}:latest")),
-        Reference::Registry { .. } => Some(source.to_string()),
-        Reference::Layout { .. } => None,
-    }
+    let (repository, target) = source.name()?;
+    let target = target.unwrap_or_else(|| Target::Tag("latest".to_owned()));
+    Some(Reference::Registry { repository, target: Some(target) }.to_string())
 }
 
 /// How what the destination tag holds stands to what we would put there.
@@ -211,12 +194,7 @@ async fn compare(
         // The source was patched in place before (faults.md H15).
         return Ok(Standing::Same);
     }
-    let repository = |name: &str| -> Option<Repository> {
-        match name.parse().ok()? {
-            Reference::Registry { repository, .. } => Some(repository),
-            Reference::Layout { .. } => None,
-        }
-    };
+    let repository = |name: &str| -> Option<Repository> { Some(name.parse::<Reference>().ok()?.name()?.0) };
     if said.base_name.as_deref().and_then(repository) != name.and_then(repository) {
         return Ok(Standing::Other("is a patch of another repository"));
     }

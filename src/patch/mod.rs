@@ -10,7 +10,8 @@ mod file;
 mod plan;
 mod record;
 
-pub use apply::{Outcome, Route, apply};
+pub use crate::copy::Route;
+pub use apply::{Outcome, apply};
 pub use edit::edit_config;
 pub use file::FileChange;
 pub use plan::{AddedLayer, ImageChange, Plan, Planned, history, plan};

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
-use crate::copy::blobs_of;
 use crate::error::{Error, Result};
 use crate::image::{self, Image, Node};
 use crate::oci::config::{History, ImageConfig};
@@ -146,8 +145,7 @@ pub async fn plan(
         untouched: new.untouched,
     };
     for image in patched {
-        result.base.extend(blobs_of(&Node::Manifest(image.source.descriptor.clone(), image.source.manifest.clone())));
-        result.base.retain(|descriptor| descriptor.digest != image.source.manifest.config.digest);
+        result.base.extend(image.source.manifest.layers.iter().cloned());
         result.blobs.extend(image.blobs);
         result.plan.images.push(image.change);
     }
@@ -298,13 +296,13 @@ impl New {
     /// What takes the place of `node`; `None` if nothing below it changed.
     fn replacement(&mut self, node: &Node, base: &Base, request: &Request) -> Result<Option<(Descriptor, Bytes)>> {
         let (descriptor, index, nodes) = match node {
-            Node::Manifest(descriptor, _) => {
+            Node::Manifest(descriptor, ..) => {
                 let Some((new, bytes)) = self.children.get(&descriptor.digest).cloned() else { return Ok(None) };
                 let new = descriptor.with_content(new.digest, new.size)?;
                 self.manifests.push((new.clone(), bytes.clone()));
                 return Ok(Some((new, bytes)));
             }
-            Node::Index(descriptor, index, nodes) => (descriptor, index, nodes),
+            Node::Index(descriptor, index, nodes, _) => (descriptor, index, nodes),
         };
         let mut children = Vec::with_capacity(nodes.len());
         let mut dropped = Vec::new();

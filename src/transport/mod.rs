@@ -1,6 +1,9 @@
 //! Where images live. One module a place, the same nouns in each; the only user of the network.
 
+pub mod archive;
+pub mod containerd;
 pub mod layout;
+mod pieces;
 pub mod place;
 pub mod registry;
 
@@ -15,7 +18,7 @@ use futures_util::{Stream, StreamExt, stream};
 use crate::blob::Spool;
 use crate::error::{Error, Result};
 
-pub use place::{Place, Root, blocking};
+pub use place::{Place, Root, Transports, blocking};
 
 /// Content on its way, in pieces. It was not verified: the consumer hashes it.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;

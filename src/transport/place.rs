@@ -1,6 +1,7 @@
 //! Any place an image can live: a closed set, so an enum and a `match`, with the same verbs for each.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -10,18 +11,35 @@ use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Document;
-use crate::oci::reference::{Reference, Target};
+use crate::oci::reference::{self, Reference, Target};
+use crate::progress::Progress;
+use crate::transport::archive::Archive;
+use crate::transport::containerd::{self, Containerd};
 use crate::transport::layout::Layout;
+use crate::transport::pieces::PieceReader;
 use crate::transport::registry::{Client, Pushed, Repository, Stored};
 use crate::transport::{ByteStream, Content, MAX_MANIFEST, from_reader};
 
-/// A repository on a registry, or an OCI layout.
+/// A repository on a registry, a directory, a file, or the store of a container engine.
 #[derive(Clone)]
 pub enum Place {
     /// Reached over HTTP.
     Registry(Repository),
     /// A directory.
     Layout(Layout),
+    /// A tar, as a file or in a pipe, or what a Docker engine saves and loads.
+    Archive(Archive),
+    /// The images of one repository in a containerd.
+    Containerd(Containerd, reference::Repository),
+}
+
+/// What is needed to reach places of every kind.
+#[derive(Clone)]
+pub struct Transports {
+    /// All registries.
+    pub registries: Client,
+    /// The containerd, and the namespace in it.
+    pub containerd: containerd::Options,
 }
 
 /// A manifest or index as it was found: its descriptor, its bytes, and what they mean.
@@ -37,19 +55,28 @@ pub struct Root {
 
 impl Place {
     /// The place that `reference` names; nothing is contacted yet.
-    pub fn of(reference: &Reference, client: &Client) -> Result<Self> {
+    pub fn of(reference: &Reference, transports: &Transports) -> Result<Self> {
         Ok(match reference {
-            Reference::Registry { repository, .. } => Place::Registry(client.repository(repository)?),
+            Reference::Registry { repository, .. } => Place::Registry(transports.registries.repository(repository)?),
             Reference::Layout { path, .. } => Place::Layout(Layout::new(path)),
+            Reference::Archive { format, path, .. } => Place::Archive(Archive::new(path, *format)),
+            Reference::Containerd { repository, .. } => {
+                Place::Containerd(Containerd::new(transports.containerd.clone()), repository.clone())
+            }
+            Reference::Daemon { .. } => return Err(Error::failed("not yet")),
         })
     }
 
-    /// The same place, to be written to.
+    /// The same place, to be written to. An image that gets no name of its own there is called after `source`.
     #[must_use]
-    pub fn for_push(self) -> Self {
+    pub fn for_push(self, source: &Reference) -> Self {
         match self {
             Place::Registry(repository) => Place::Registry(repository.for_push()),
-            Place::Layout(layout) => Place::Layout(layout),
+            Place::Archive(archive) => Place::Archive(match source.name() {
+                Some((repository, _)) => archive.named_after(repository),
+                None => archive,
+            }),
+            place => place,
         }
     }
 
@@ -57,31 +84,87 @@ impl Place {
     ///
     /// A tag is resolved by one request, and its digest computed from the bytes of the answer (faults.md B16).
     pub async fn resolve(&self, target: Option<&Target>) -> Result<Option<Root>> {
-        let (claimed, bytes, expected) = match self {
+        let latest = Target::Tag("latest".to_owned());
+        let pinned = match target {
+            Some(Target::Digest(digest)) => Some(digest.clone()),
+            _ => None,
+        };
+        let (claimed, bytes, digest) = match self {
             Place::Registry(repository) => {
-                let latest = Target::Tag("latest".to_owned());
                 let Some(found) = repository.manifest(target.unwrap_or(&latest)).await? else { return Ok(None) };
-                let expected = match target {
-                    Some(Target::Digest(digest)) => Some(digest.clone()),
-                    _ => None,
-                };
-                (Some(found.media_type), found.bytes, expected)
+                (Some(found.media_type), found.bytes, pinned)
             }
             Place::Layout(layout) => {
-                let Some(descriptor) = layout.resolve(target)? else { return Ok(None) };
-                let bytes = blob::read_small(layout.open(&descriptor.digest)?, &descriptor, MAX_MANIFEST)?;
+                let (layout, target) = (layout.clone(), target.cloned());
+                let found = blocking(move || {
+                    let Some(descriptor) = layout.resolve(target.as_ref())? else { return Ok(None) };
+                    let bytes = blob::read_small(layout.open(&descriptor.digest)?, &descriptor, MAX_MANIFEST)?;
+                    Ok(Some((descriptor, bytes)))
+                });
+                let Some((descriptor, bytes)) = found.await? else { return Ok(None) };
                 (Some(descriptor.media_type), bytes, Some(descriptor.digest))
+            }
+            Place::Archive(archive) => {
+                let (archive, target) = (archive.clone(), target.cloned());
+                let found = blocking(move || archive.resolve(target.as_ref())).await?;
+                let Some((descriptor, bytes)) = found else { return Ok(None) };
+                (Some(descriptor.media_type), bytes, Some(descriptor.digest))
+            }
+            Place::Containerd(containerd, repository) => {
+                let name = Reference::Registry {
+                    repository: repository.clone(),
+                    target: Some(target.unwrap_or(&latest).clone()),
+                };
+                let (claimed, digest) = match (containerd.image(&name.to_string()).await?, pinned) {
+                    (Some(descriptor), _) => (Some(descriptor.media_type), descriptor.digest),
+                    (None, Some(digest)) => (None, digest),
+                    (None, None) => return Ok(None),
+                };
+                let Some(bytes) = containerd.small(&digest, MAX_MANIFEST).await? else { return Ok(None) };
+                (claimed, bytes, Some(digest))
             }
         };
         let document = Document::parse(&bytes, claimed.as_deref())?;
-        let digest = expected.unwrap_or_else(|| Digest::of(&bytes));
+        let digest = digest.unwrap_or_else(|| Digest::of(&bytes));
         let descriptor = Descriptor::new(document.media_type(), digest, bytes.len() as u64)?;
         blob::verify(&bytes, &descriptor)?;
         Ok(Some(Root { descriptor, bytes, document }))
     }
 
+    /// The names of the images here, for people; none for a registry, which could have any number of them.
+    pub async fn names(&self) -> Result<Vec<String>> {
+        match self {
+            Place::Registry(_) => Ok(Vec::new()),
+            Place::Layout(layout) => Ok(layout.tags()),
+            Place::Archive(archive) => {
+                let archive = archive.clone();
+                blocking(move || archive.names()).await
+            }
+            Place::Containerd(containerd, _) => containerd.names().await,
+        }
+    }
+
+    /// What refers to the manifest `subject`: asked of a registry, and elsewhere listed by the tag that stands in for that.
+    pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
+        if let Place::Registry(repository) = self {
+            return repository.referrers(subject).await;
+        }
+        match self.resolve(Some(&Target::Tag(subject.as_tag()))).await? {
+            Some(Root { document: Document::Index(index), .. }) => Ok(index.manifests),
+            _ => Ok(Vec::new()),
+        }
+    }
+
     /// The manifest or index that `descriptor` names.
     pub async fn manifest(&self, descriptor: &Descriptor) -> Result<Root> {
+        let bytes = self.document(descriptor).await?.ok_or_else(|| missing(&descriptor.digest))?;
+        let document =
+            Document::parse(&bytes, Some(&descriptor.media_type)).map_err(|e| e.context(&descriptor.digest))?;
+        Ok(Root { descriptor: descriptor.clone(), bytes, document })
+    }
+
+    /// The verified bytes of a document that stands where manifests do, whatever its type; `None` if it is not there.
+    pub async fn document(&self, descriptor: &Descriptor) -> Result<Option<Bytes>> {
         if descriptor.size > MAX_MANIFEST {
             let message = format!("{} is larger than a manifest may be ({MAX_MANIFEST} bytes)", descriptor.digest);
             return Err(Error::content(message));
@@ -89,14 +172,19 @@ impl Place {
         let bytes = match self {
             Place::Registry(repository) => {
                 let found = repository.manifest(&Target::Digest(descriptor.digest.clone())).await?;
-                found.ok_or_else(|| missing(&descriptor.digest))?.bytes
+                found.map(|found| found.bytes)
             }
-            Place::Layout(layout) => blob::read_small(layout.open(&descriptor.digest)?, descriptor, MAX_MANIFEST)?,
+            Place::Containerd(containerd, _) => containerd.small(&descriptor.digest, MAX_MANIFEST).await?,
+            Place::Layout(_) | Place::Archive(_) => match self.small_blob(descriptor).await {
+                Ok(bytes) => Some(bytes),
+                Err(error) if error.kind() == Kind::NotFound => None,
+                Err(error) => return Err(error),
+            },
         };
-        blob::verify(&bytes, descriptor)?;
-        let document =
-            Document::parse(&bytes, Some(&descriptor.media_type)).map_err(|e| e.context(&descriptor.digest))?;
-        Ok(Root { descriptor: descriptor.clone(), bytes, document })
+        if let Some(bytes) = &bytes {
+            blob::verify(bytes, descriptor)?;
+        }
+        Ok(bytes)
     }
 
     /// A blob that fits into memory, such as a config; at most 4 MiB.
@@ -121,12 +209,8 @@ impl Place {
     pub async fn blob(&self, descriptor: &Descriptor, offset: u64) -> Result<ByteStream> {
         match self {
             Place::Registry(repository) => repository.blob(descriptor, offset).await,
-            Place::Layout(layout) => {
-                use std::io::{Seek, SeekFrom};
-                let mut file = layout.open(&descriptor.digest)?;
-                file.seek(SeekFrom::Start(offset)).map_err(|e| Error::io(&descriptor.digest, &e))?;
-                Ok(from_reader(file))
-            }
+            Place::Containerd(containerd, _) => containerd.blob(descriptor, offset).await,
+            Place::Layout(_) | Place::Archive(_) => Ok(from_reader(self.open(descriptor, offset).await?)),
         }
     }
 
@@ -134,9 +218,27 @@ impl Place {
     /// runs ahead of the reader by a few pieces.
     pub async fn reader(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
         match self {
-            Place::Registry(_) => Ok(Box::new(PieceReader::new(self.blob(descriptor, 0).await?))),
-            Place::Layout(layout) => Ok(Box::new(layout.open(&descriptor.digest)?)),
+            Place::Registry(_) | Place::Containerd(..) => {
+                Ok(Box::new(PieceReader::new(self.blob(descriptor, 0).await?)))
+            }
+            Place::Layout(_) | Place::Archive(_) => self.open(descriptor, 0).await,
         }
+    }
+
+    /// A blob of a place that is read by blocking calls.
+    async fn open(&self, descriptor: &Descriptor, offset: u64) -> Result<Box<dyn Read + Send>> {
+        let (place, digest) = (self.clone(), descriptor.digest.clone());
+        blocking(move || match &place {
+            Place::Layout(layout) => {
+                use std::io::{Seek, SeekFrom};
+                let mut file = layout.open(&digest)?;
+                file.seek(SeekFrom::Start(offset)).map_err(|e| Error::io(&digest, &e))?;
+                Ok(Box::new(file) as Box<dyn Read + Send>)
+            }
+            Place::Archive(archive) => archive.open(&digest, offset),
+            Place::Registry(_) | Place::Containerd(..) => Err(Error::failed("not read by blocking calls")),
+        })
+        .await
     }
 
     /// Whether the blob is here. A layout hashes it; a registry is asked.
@@ -147,22 +249,37 @@ impl Place {
                 let (layout, descriptor) = (layout.clone(), descriptor.clone());
                 blocking(move || layout.has(&descriptor)).await
             }
+            Place::Archive(archive) => {
+                let (archive, descriptor) = (archive.clone(), descriptor.clone());
+                blocking(move || archive.has(&descriptor)).await
+            }
+            Place::Containerd(containerd, _) => containerd.has_blob(descriptor).await,
+        }
+    }
+
+    /// Whether this image manifest is here together with everything that it names: registries refuse it otherwise.
+    /// Elsewhere only looking at each blob can tell, and the answer is no.
+    pub async fn has_image(&self, descriptor: &Descriptor) -> Result<bool> {
+        match self {
+            Place::Registry(_) => Ok(self.document(descriptor).await?.is_some()),
+            _ => Ok(false),
         }
     }
 
     /// Refuses a place that cannot be written to, as far as that can be told before anything is transferred.
     pub fn check_writable(&self) -> Result<()> {
         match self {
-            Place::Registry(_) => Ok(()),
+            Place::Registry(_) | Place::Containerd(..) => Ok(()),
             Place::Layout(layout) => layout.check_writable(),
+            Place::Archive(archive) => archive.check_writable(),
         }
     }
 
     /// Makes the place ready to be written to.
     pub fn prepare(&self) -> Result<()> {
         match self {
-            Place::Registry(_) => Ok(()),
             Place::Layout(layout) => layout.prepare(),
+            _ => Ok(()),
         }
     }
 
@@ -182,23 +299,27 @@ impl Place {
         content: &Content,
         origin: Option<&Place>,
     ) -> Result<Pushed> {
-        match (self, origin) {
-            (Place::Registry(repository), origin) => {
+        match self {
+            Place::Registry(repository) => {
                 let from = match origin {
                     Some(Place::Registry(from)) if origin.is_some_and(|origin| origin.can_mount_at(self)) => {
                         Some(from.name().path.as_str())
                     }
                     _ => None,
                 };
-                repository.push_blob(descriptor, content, from).await
+                return repository.push_blob(descriptor, content, from).await;
             }
-            (Place::Layout(layout), _) => {
-                let mut reader = PieceReader::new(content.open(0).await?);
-                let (layout, descriptor) = (layout.clone(), descriptor.clone());
-                blocking(move || layout.write(&descriptor, &mut reader)).await?;
-                Ok(Pushed::Uploaded)
+            Place::Layout(layout) => layout.receive(descriptor, content).await?,
+            Place::Archive(archive) => archive.add_blob(descriptor, content.clone()),
+            Place::Containerd(containerd, _) => {
+                let from = match origin {
+                    Some(Place::Registry(from)) => Some(from.name()),
+                    _ => None,
+                };
+                containerd.push_blob(descriptor, content, from).await?;
             }
         }
+        Ok(Pushed::Uploaded)
     }
 
     /// Stores a manifest or index under its digest.
@@ -206,22 +327,47 @@ impl Place {
         match self {
             Place::Registry(repository) => {
                 let target = Target::Digest(descriptor.digest.clone());
-                repository.push_manifest(&target, &descriptor.media_type, bytes.clone()).await
+                return repository.push_manifest(&target, &descriptor.media_type, bytes.clone()).await;
             }
-            Place::Layout(layout) => layout.write(descriptor, &mut &bytes[..]).map(|()| Stored::Stored),
+            Place::Layout(layout) => write(layout, descriptor, bytes).await?,
+            Place::Archive(archive) => archive.add_manifest(descriptor, bytes.clone()),
+            Place::Containerd(containerd, _) => containerd.push_manifest(descriptor, bytes).await?,
         }
+        Ok(Stored::Stored)
     }
 
-    /// Lets `tag` name a manifest or index, which is stored by the same step. This publishes it: do it last.
+    /// Lets `tag` name a manifest or index, which is stored by the same step. This publishes it: do it last. What is
+    /// published in an archive is there after [`Place::finish`].
     pub async fn publish(&self, tag: &str, descriptor: &Descriptor, bytes: &Bytes) -> Result<Stored> {
         match self {
             Place::Registry(repository) => {
                 let target = Target::Tag(tag.to_owned());
-                repository.push_manifest(&target, &descriptor.media_type, bytes.clone()).await
+                return repository.push_manifest(&target, &descriptor.media_type, bytes.clone()).await;
             }
             Place::Layout(layout) => {
-                layout.write(descriptor, &mut &bytes[..])?;
-                layout.tag(tag, descriptor).map(|()| Stored::Stored)
+                write(layout, descriptor, bytes).await?;
+                let (layout, tag, descriptor) = (layout.clone(), tag.to_owned(), descriptor.clone());
+                blocking(move || layout.tag(&tag, &descriptor)).await?;
+            }
+            Place::Archive(archive) => {
+                archive.add_manifest(descriptor, bytes.clone());
+                archive.tag(tag, descriptor)?;
+            }
+            Place::Containerd(containerd, repository) => {
+                containerd.publish(&format!("{repository}:{tag}"), descriptor, bytes).await?;
+            }
+        }
+        Ok(Stored::Stored)
+    }
+
+    /// Ends writing: an archive is written now, a containerd is told that we hold nothing any more.
+    pub async fn finish(&self, progress: &Arc<dyn Progress>) -> Result<()> {
+        match self {
+            Place::Registry(_) | Place::Layout(_) => Ok(()),
+            Place::Archive(archive) => archive.finish(progress).await,
+            Place::Containerd(containerd, _) => {
+                containerd.finish().await;
+                Ok(())
             }
         }
     }
@@ -231,14 +377,21 @@ impl Place {
         matches!((self, other), (Place::Registry(a), Place::Registry(b)) if a.name().registry == b.name().registry)
     }
 
-    /// Whether content of the other place is here anyway: the same repository, or the same directory.
+    /// Whether content of the other place is here anyway: the same repository, or the same store.
     pub fn is_same(&self, other: &Place) -> bool {
         match (self, other) {
             (Place::Registry(a), Place::Registry(b)) => a.name() == b.name(),
             (Place::Layout(a), Place::Layout(b)) => a.is_same(b),
+            (Place::Containerd(a, _), Place::Containerd(b, _)) => a.is_same(b),
+            // An archive is written anew, with everything that it is to hold.
             _ => false,
         }
     }
+}
+
+async fn write(layout: &Layout, descriptor: &Descriptor, bytes: &Bytes) -> Result<()> {
+    let (layout, descriptor, bytes) = (layout.clone(), descriptor.clone(), bytes.clone());
+    blocking(move || layout.write(&descriptor, &mut &bytes[..])).await
 }
 
 fn missing(digest: &Digest) -> Error {
@@ -249,41 +402,4 @@ fn missing(digest: &Digest) -> Error {
 /// Runs blocking work beside the async code.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::failed(format!("internal error: {e}"))))
-}
-
-/// Pieces that the network may be ahead of a blocking reader.
-const AHEAD: usize = 16;
-
-/// A stream as a blocking reader, fed by a task of its own so that network and decompression overlap.
-struct PieceReader {
-    pieces: tokio::sync::mpsc::Receiver<Result<Bytes>>,
-    current: Bytes,
-}
-
-impl PieceReader {
-    fn new(mut stream: ByteStream) -> Self {
-        let (sender, pieces) = tokio::sync::mpsc::channel(AHEAD);
-        tokio::spawn(async move {
-            while let Some(piece) = stream.next().await {
-                if sender.send(piece).await.is_err() {
-                    break;
-                }
-            }
-        });
-        PieceReader { pieces, current: Bytes::new() }
-    }
-}
-
-impl Read for PieceReader {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.current.is_empty() {
-            match self.pieces.blocking_recv() {
-                Some(piece) => self.current = piece?,
-                None => return Ok(0),
-            }
-        }
-        let read = self.current.len().min(buffer.len());
-        buffer[..read].copy_from_slice(&self.current.split_to(read));
-        Ok(read)
-    }
 }

@@ -157,7 +157,7 @@ impl<'a> Base<'a> {
         replaced: &HashSet<String>,
         changes: &mut Vec<Change>,
     ) -> Result<()> {
-        let (Node::Index(_, before, base_nodes), Node::Index(descriptor, after, nodes)) = (base, node) else {
+        let (Node::Index(_, before, base_nodes, _), Node::Index(descriptor, after, nodes, _)) = (base, node) else {
             return Ok(());
         };
         let after_bytes = after.to_bytes();

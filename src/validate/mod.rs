@@ -126,7 +126,7 @@ pub async fn verify(subject: Subject<'_>, base: Option<Subject<'_>>, progress: &
     let images = if is_artifact { Vec::new() } else { image::images(place, &tree, &[]).await? };
     let mut report = Report {
         digest: root.descriptor.digest.clone(),
-        manifests: count(&tree),
+        manifests: tree.nodes().len(),
         blobs: 0,
         bytes: 0,
         images: Vec::new(),
@@ -252,11 +252,4 @@ fn with_capabilities(path: &[u8], node: &tree::Node) -> Result<Option<FileWithCa
     let path = path::show(path);
     let capabilities = FileCapabilities::decode(value).map_err(|e| e.context(&path))?.to_string();
     Ok(Some(FileWithCapabilities { path, capabilities }))
-}
-
-fn count(tree: &Node) -> usize {
-    match tree {
-        Node::Manifest(..) => 1,
-        Node::Index(_, _, children) => 1 + children.iter().flatten().map(count).sum::<usize>(),
-    }
 }

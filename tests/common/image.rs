@@ -298,10 +298,16 @@ impl Content {
         format!(r#"{{"mediaType":"{}","digest":"{}","size":{size}{members}}}"#, self.media_type, self.digest)
     }
 
+    /// The digests of the layers of a single image.
+    pub fn layers(&self) -> Vec<String> {
+        let manifest: Value = serde_json::from_slice(self.bytes()).unwrap();
+        let layers = manifest["layers"].as_array().unwrap();
+        layers.iter().map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// The digest of a layer of a single image.
     pub fn layer(&self, number: usize) -> String {
-        let manifest: Value = serde_json::from_slice(self.bytes()).unwrap();
-        manifest["layers"][number]["digest"].as_str().unwrap().to_owned()
+        self.layers()[number].clone()
     }
 
     /// The digest of the config of a single image.

@@ -16,8 +16,8 @@ use crate::transport::MAX_MANIFEST;
 pub(super) const LOCK: &str = ".capatch.lock";
 /// How the names of temporary files begin.
 pub(super) const TEMPORARY: &str = ".capatch-";
-/// A temporary file that nobody holds a lock on is garbage of a killed run once it is this old.
-const GARBAGE_AGE: Duration = Duration::from_secs(3600);
+/// A temporary file that nobody holds a lock on is garbage of a killed run once it is this old (faults.md F24).
+const GARBAGE_AGE: Duration = Duration::from_secs(24 * 3600);
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A new file beside `blobs`, so that the rename stays in one file system; locked for as long as it lives.
@@ -32,6 +32,31 @@ pub(super) fn temporary(directory: &Path) -> Result<NamedTempFile> {
     // Some file systems have no locks; then garbage is told by its age alone.
     let _ = file.as_file().try_lock();
     Ok(file)
+}
+
+/// A file for content of this name that an earlier run may have left unfinished. `None`: another run is writing it.
+pub(super) fn unfinished(directory: &Path, name: &str) -> Result<Option<NamedTempFile>> {
+    let path = directory.join(format!("{TEMPORARY}{name}"));
+    let error = |e: &io::Error| Error::io(format!("cannot write {}", path.display()), e);
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = File::options().create(true).truncate(false).read(true).write(true).custom_flags(flags).open(&path);
+    let file = file.map_err(|e| error(&e))?;
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return Err(Error::content(format!("{} is not a regular file", path.display())));
+    }
+    match file.try_lock() {
+        // Somebody may have finished it, and so renamed it, before we had the lock.
+        Ok(()) if is_still(&file, &path) => {}
+        Err(fs::TryLockError::Error(e)) if e.kind() != io::ErrorKind::Unsupported => return Err(error(&e)),
+        _ => return Ok(None),
+    }
+    let path = tempfile::TempPath::try_from_path(&path).map_err(|e| error(&e))?;
+    Ok(Some(NamedTempFile::from_parts(file, path)))
+}
+
+fn is_still(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    matches!((file.metadata(), fs::symlink_metadata(path)), (Ok(a), Ok(b)) if a.ino() == b.ino() && a.dev() == b.dev())
 }
 
 /// Makes the file durable and gives it its name.

@@ -5,6 +5,7 @@
 //! nobody changed it meanwhile. Other tools do not take that lock.
 
 mod durable;
+mod receive;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

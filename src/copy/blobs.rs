@@ -1,5 +1,5 @@
-//! Moves blobs and trees of manifests from one place to another: what is there is skipped, what one registry has is
-//! mounted, the rest is streamed. Children come before parents; nothing here moves a tag.
+//! Blobs on their way from one place to another: what is there is skipped, what one registry has is mounted, the rest is
+//! streamed.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::image::Node;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::media_type::Kind;
 use crate::progress::{Bar, Progress};
-use crate::transport::registry::{Pushed, Stored};
+use crate::transport::registry::Pushed;
 use crate::transport::{ByteStream, Content, Place};
 
 /// What happened to the blobs, in bytes.
@@ -46,6 +46,8 @@ pub struct Mover {
     pub jobs: usize,
     /// Who watches.
     pub progress: Arc<dyn Progress>,
+    /// Copy layers that may not be distributed too.
+    pub foreign_layers: bool,
     /// Send blobs even if the destination says that it has them: it was wrong once (faults.md E17).
     pub distrust: bool,
 }
@@ -78,7 +80,7 @@ impl Mover {
 
     /// Copies the blobs of `from` that `to` lacks; nothing is asked if both are one place.
     pub async fn copy(&self, from: &Place, to: &Place, blobs: &[Descriptor]) -> Result<Moved> {
-        let blobs = distributable(blobs);
+        let blobs = self.distributable(blobs);
         if from.is_same(to) && !self.distrust {
             return Ok(Moved { skipped: blobs.iter().map(|blob| blob.size).sum(), ..Moved::default() });
         }
@@ -86,10 +88,17 @@ impl Mover {
         self.push(to, Some(from), blobs.collect()).await
     }
 
+    /// Each digest once; layers that may not be distributed are named by their manifest and not copied (faults.md D27).
+    fn distributable(&self, blobs: &[Descriptor]) -> Vec<Descriptor> {
+        let mut seen = HashSet::new();
+        let ours = |blob: &&Descriptor| (self.foreign_layers || !is_foreign(blob)) && seen.insert(blob.digest.clone());
+        blobs.iter().filter(ours).cloned().collect()
+    }
+
     /// What [`Mover::copy`], or [`Mover::push`] without a `from`, would move, as far as asking for each blob can tell.
     pub async fn foresee(&self, from: Option<&Place>, to: &Place, blobs: &[Descriptor]) -> Result<Moved> {
         let mut total = Moved::default();
-        for blob in distributable(blobs) {
+        for blob in self.distributable(blobs) {
             if from.is_some_and(|from| from.is_same(to)) || to.has_blob(&blob).await? {
                 total.skipped += blob.size;
             } else if from.is_some_and(|from| from.can_mount_at(to)) {
@@ -102,13 +111,9 @@ impl Mover {
     }
 }
 
-/// Each digest once; layers that may not be distributed are named by their manifest and not copied (faults.md D27).
-fn distributable(blobs: &[Descriptor]) -> Vec<Descriptor> {
-    let mut seen = HashSet::new();
-    let ours = |blob: &&Descriptor| {
-        !matches!(blob.kind(), Kind::Layer { foreign: true, .. }) && seen.insert(blob.digest.clone())
-    };
-    blobs.iter().filter(ours).cloned().collect()
+/// Whether this is a layer that may not be distributed.
+pub fn is_foreign(blob: &Descriptor) -> bool {
+    matches!(blob.kind(), Kind::Layer { foreign: true, .. })
 }
 
 /// The same content, while `bar` is told how far it is.
@@ -120,20 +125,4 @@ fn watched(content: Content, bar: Arc<dyn Bar>) -> Content {
             Ok(stream.inspect_ok(move |piece| bar.advance(piece.len() as u64)).boxed() as ByteStream)
         }
     })
-}
-
-/// Copies the manifests and indexes of a tree, byte for byte, without giving it a tag: children before parents.
-pub async fn copy_manifests(from: &Place, to: &Place, tree: &Node) -> Result<Stored> {
-    if from.is_same(to) {
-        return Ok(Stored::Stored);
-    }
-    if let Node::Index(_, _, children) = tree {
-        for child in children.iter().flatten() {
-            if let Stored::BlobUnknown(error) = Box::pin(copy_manifests(from, to, child)).await? {
-                return Ok(Stored::BlobUnknown(error));
-            }
-        }
-    }
-    let root = from.manifest(tree.descriptor()).await?;
-    to.push_manifest(&root.descriptor, &root.bytes).await
 }

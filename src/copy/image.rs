@@ -1,0 +1,278 @@
+//! The use case: an image from anywhere to anywhere, byte for byte.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+
+use crate::copy::manifests::{Tag, copy_manifests};
+use crate::copy::referrers::{self, Referrers};
+use crate::copy::{Moved, Mover, is_foreign, select};
+use crate::error::{Error, Kind, Result};
+use crate::image::{self, Image, Node};
+use crate::oci::descriptor::Descriptor;
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
+use crate::oci::reference::{Reference, Target};
+use crate::progress::Progress;
+use crate::transport::registry::Stored;
+use crate::transport::{Place, Root};
+
+/// The places and names that an image goes from and to.
+pub struct Route<'a> {
+    /// Where the source is.
+    pub from: &'a Place,
+    /// The source as it was typed.
+    pub source: &'a Reference,
+    /// Where the result goes.
+    pub to: &'a Place,
+    /// The destination as it was typed.
+    pub destination: &'a Reference,
+}
+
+/// What to copy.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Only these platforms, under a new index; none means all, with the digest as it is.
+    pub platforms: Vec<Platform>,
+    /// Signatures, SBOMs and whatever else refers to the image or to one of its platforms.
+    pub referrers: bool,
+    /// Layers that may not be distributed too.
+    pub foreign_layers: bool,
+    /// Replace whatever the destination tag holds, and believe nothing that the destination says to have.
+    pub force: bool,
+    /// Say what would be done, and do nothing.
+    pub dry_run: bool,
+    /// How many blobs move at once.
+    pub jobs: usize,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The destination names this already.
+    Unchanged {
+        /// The digest that both name.
+        digest: Digest,
+        /// What refers to the image, if that was asked for.
+        referrers: Referrers,
+    },
+    /// What a dry run found out.
+    Planned(Copied),
+    /// The destination was written.
+    Copied(Copied),
+}
+
+/// What was copied.
+#[derive(Clone, Debug, Serialize)]
+pub struct Copied {
+    /// The digest of what the source names.
+    pub source_digest: Digest,
+    /// The digest of what the destination names; another one if only some platforms were taken.
+    pub digest: Digest,
+    /// The destination tag named this before.
+    pub replaced: Option<Digest>,
+    /// Manifests and indexes.
+    pub manifests: usize,
+    /// What refers to the image, if that was asked for.
+    pub referrers: Referrers,
+    /// What was moved.
+    pub moves: Moved,
+    /// Layers that were left out because they may not be distributed.
+    pub foreign_layers: Vec<Digest>,
+}
+
+/// Copies `route.source` to `route.destination`.
+///
+/// # Errors
+/// [`Kind::DestinationRefused`] if the destination tag names something else, unless `options.force`. In every case of an
+/// error the tag is where it was.
+pub async fn image(route: &Route<'_>, options: &Options, progress: &Arc<dyn Progress>) -> Result<Outcome> {
+    let Route { from, source, to, destination } = route;
+    let name = image::destination_tag(destination)?;
+    let target = Target::Tag(name.to_owned());
+    let old = async { to.resolve(Some(&target)).await.map_err(|e| e.context(destination)) };
+    let (root, old) = futures_util::future::join(image::resolve(from, source), old).await;
+    let root = root?;
+    let old = match old {
+        // A layout that cannot be read is damaged; a tag of a registry may just hold something that we do not know.
+        Err(e) if e.kind() == Kind::Content && matches!(to, Place::Registry(_)) => {
+            if !options.force {
+                return Err(e.hint("choose another tag, or replace it with --force"));
+            }
+            None
+        }
+        old => old?,
+    };
+    let tag = Tag { place: to, reference: destination, name, old: old.as_ref(), force: options.force };
+    let copy = Copy { route, options, progress };
+    copy.run(&root, &tag).await
+}
+
+struct Copy<'a> {
+    route: &'a Route<'a>,
+    options: &'a Options,
+    progress: &'a Arc<dyn Progress>,
+}
+
+impl Copy<'_> {
+    async fn run(&self, root: &Root, tag: &Tag<'_>) -> Result<Outcome> {
+        let Route { from, source, to, destination } = self.route;
+        let old = tag.old.map(|old| old.descriptor.digest.clone());
+        // Of a tag that is where it should be, everything is there: it was moved last.
+        let is_there = |digest: &Digest| old.as_ref() == Some(digest) && !self.options.force;
+        if is_there(&root.descriptor.digest) && self.options.platforms.is_empty() && !self.options.referrers {
+            let digest = root.descriptor.digest.clone();
+            return Ok(Outcome::Unchanged { digest, referrers: Referrers::default() });
+        }
+        let tree = self.select(root).await.map_err(|e| e.context(source))?;
+        let new = tree.descriptor();
+        let is_there = is_there(&new.digest);
+        if let Some(old) = old.as_ref().filter(|old| **old != new.digest && !self.options.force) {
+            let message = format!("{destination} exists and is another image ({old})");
+            return Err(
+                Error::new(Kind::DestinationRefused, message).hint("choose another tag, or replace it with --force")
+            );
+        }
+        let trees = match self.options.referrers {
+            true => referrers::find(from, &tree).await.map_err(|e| e.context(source))?,
+            false => referrers::Found::default(),
+        };
+        let found = trees.report();
+        let mut copied = Copied {
+            source_digest: root.descriptor.digest.clone(),
+            digest: new.digest.clone(),
+            replaced: old.filter(|old| *old != new.digest),
+            manifests: tree.nodes().len(),
+            referrers: found,
+            moves: Moved::default(),
+            foreign_layers: self.foreign_layers(&tree)?,
+        };
+        if self.options.dry_run {
+            if !is_there {
+                copied.moves = self.mover(false).foresee(Some(from), to, &blobs(&tree)).await?;
+            }
+            return Ok(Outcome::Planned(copied));
+        }
+        to.check_writable()?;
+        to.prepare()?;
+        let context = |e: Error| e.context(destination);
+        copied.moves = self.referrers(&trees).await.map_err(context)?;
+        if is_there {
+            to.finish(self.progress).await.map_err(context)?;
+            return Ok(Outcome::Unchanged { digest: copied.digest, referrers: copied.referrers });
+        }
+        copied.moves += self.tree(&tree, Some(tag)).await.map_err(context)?;
+        to.finish(self.progress).await.map_err(context)?;
+        Ok(Outcome::Copied(copied))
+    }
+
+    /// The whole image, or the platforms that were asked for.
+    async fn select(&self, root: &Root) -> Result<Node> {
+        let from = self.route.from;
+        let tree = image::tree(from, root).await?;
+        if self.options.platforms.is_empty() {
+            return Ok(tree);
+        }
+        if let Node::Manifest(descriptor, manifest, _) = &tree {
+            let image = Image::load(from, descriptor, manifest).await?;
+            if !self.options.platforms.iter().any(|wanted| image.platform.matches(wanted)) {
+                return Err(Error::not_found(format!("the image is for {} only", image.platform)));
+            }
+        }
+        select::platforms(tree, &self.options.platforms)
+    }
+
+    /// Layers that stay where they are. A place from which nothing is fetched any more must have all of them.
+    fn foreign_layers(&self, tree: &Node) -> Result<Vec<Digest>> {
+        let mut layers: Vec<Digest> = Vec::new();
+        for blob in blobs(tree).into_iter().filter(is_foreign) {
+            if !self.options.foreign_layers && !layers.contains(&blob.digest) {
+                layers.push(blob.digest);
+            }
+        }
+        match (layers.first(), self.route.to) {
+            (Some(layer), Place::Archive(_)) => Err(Error::content(format!(
+                "the layer {layer} is marked as not to be distributed, and without it the archive is not whole"
+            ))
+            .hint("if you may copy it, say --foreign-layers")),
+            _ => Ok(layers),
+        }
+    }
+
+    fn mover(&self, distrust: bool) -> Mover {
+        Mover {
+            jobs: self.options.jobs,
+            progress: self.progress.clone(),
+            foreign_layers: self.options.foreign_layers,
+            distrust,
+        }
+    }
+
+    /// Blobs, manifests, and then the root under its tag or, without one, under its digest.
+    async fn tree(&self, tree: &Node, tag: Option<&Tag<'_>>) -> Result<Moved> {
+        let Route { from, to, .. } = self.route;
+        let mut moves = Moved::default();
+        let mut trusted = true;
+        loop {
+            let missing = if trusted && !self.options.force { self.missing(tree).await? } else { blobs(tree) };
+            moves += self.mover(!trusted).copy(from, to, &missing).await?;
+            let stored = match copy_manifests(to, tree, tag.is_none()).await? {
+                Stored::Stored => match tag {
+                    Some(tag) => tag.publish(tree.descriptor(), tree.bytes()).await?,
+                    None => Stored::Stored,
+                },
+                unknown => unknown,
+            };
+            match stored {
+                Stored::Stored => return Ok(moves),
+                // The registry said that it had a blob, and has not (faults.md E17).
+                Stored::BlobUnknown(_) if trusted => trusted = false,
+                Stored::BlobUnknown(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The blobs of images that the destination does not have as a whole.
+    async fn missing(&self, tree: &Node) -> Result<Vec<Descriptor>> {
+        let to = self.route.to;
+        let mut seen = HashSet::new();
+        let nodes = tree.nodes().into_iter().filter(|node| seen.insert(node.descriptor().digest.clone()));
+        let of = |node: Node| async move {
+            match &node {
+                Node::Manifest(descriptor, ..) if to.has_image(descriptor).await? => Ok::<_, Error>(Vec::new()),
+                node => Ok(own_blobs(node)),
+            }
+        };
+        let nodes: Vec<Node> = nodes.cloned().collect();
+        let blobs = stream::iter(nodes.into_iter().map(of)).buffered(self.options.jobs.max(1));
+        Ok(blobs.try_collect::<Vec<_>>().await?.concat())
+    }
+
+    /// What refers to the image goes before the tag, so that who sees the tag finds its signature.
+    async fn referrers(&self, found: &referrers::Found) -> Result<Moved> {
+        let mut moves = Moved::default();
+        for tree in found.trees() {
+            moves += self.tree(tree, None).await?;
+        }
+        found.link(self.route.to).await?;
+        Ok(moves)
+    }
+}
+
+/// All blobs of a tree, and entries of its indexes that are neither manifests nor indexes.
+fn blobs(tree: &Node) -> Vec<Descriptor> {
+    tree.nodes().into_iter().flat_map(own_blobs).collect()
+}
+
+fn own_blobs(node: &Node) -> Vec<Descriptor> {
+    match node {
+        Node::Manifest(_, manifest, _) => manifest.layers.iter().chain([&manifest.config]).cloned().collect(),
+        Node::Index(_, index, children, _) => {
+            let unknown = index.manifests.iter().zip(children).filter(|(_, child)| child.is_none());
+            unknown.map(|(entry, _)| entry.clone()).collect()
+        }
+    }
+}

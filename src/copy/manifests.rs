@@ -1,0 +1,62 @@
+//! Manifests and indexes on their way to a place, and the tag that comes last.
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+
+use crate::error::{Error, Kind, Result};
+use crate::image::Node;
+use crate::oci::descriptor::Descriptor;
+use crate::oci::digest::Digest;
+use crate::oci::reference::{Reference, Target};
+use crate::transport::registry::Stored;
+use crate::transport::{Place, Root};
+
+/// Siblings that are stored at the same time.
+const AT_ONCE: usize = 4;
+
+/// Stores what is below the root of a tree, and the root too if `with_root`, byte for byte and without a tag: children
+/// before parents.
+pub async fn copy_manifests(to: &Place, tree: &Node, with_root: bool) -> Result<Stored> {
+    if let Node::Index(_, _, children, _) = tree {
+        let copy = |child| Box::pin(copy_manifests(to, child, true));
+        let children: Vec<&Node> = children.iter().flatten().collect();
+        let mut stored = stream::iter(children.into_iter().map(copy)).buffer_unordered(AT_ONCE);
+        while let Some(stored) = stored.next().await {
+            if let Stored::BlobUnknown(error) = stored? {
+                return Ok(Stored::BlobUnknown(error));
+            }
+        }
+    }
+    if with_root { to.push_manifest(tree.descriptor(), tree.bytes()).await } else { Ok(Stored::Stored) }
+}
+
+/// A tag of a destination, and what it named when we looked.
+pub struct Tag<'a> {
+    /// Where.
+    pub place: &'a Place,
+    /// As it was typed.
+    pub reference: &'a Reference,
+    /// The tag in it.
+    pub name: &'a str,
+    /// What it named.
+    pub old: Option<&'a Root>,
+    /// Move it whatever it names by now.
+    pub force: bool,
+}
+
+impl Tag<'_> {
+    /// Lets the tag name `root`, which is stored by the same request. Registries have no compare-and-set; looking again
+    /// closes all but the last moment (faults.md E21).
+    pub async fn publish(&self, root: &Descriptor, bytes: &Bytes) -> Result<Stored> {
+        if !self.force {
+            let digest = |root: Option<&Root>| -> Option<Digest> { root.map(|root| root.descriptor.digest.clone()) };
+            let now = self.place.resolve(Some(&Target::Tag(self.name.to_owned()))).await?;
+            let now = digest(now.as_ref());
+            if now != digest(self.old) && now.as_ref() != Some(&root.digest) {
+                let message = format!("{} was changed by somebody else meanwhile", self.reference);
+                return Err(Error::new(Kind::DestinationRefused, message).hint("run the command again"));
+            }
+        }
+        self.place.publish(self.name, root, bytes).await
+    }
+}

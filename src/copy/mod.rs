@@ -1,0 +1,13 @@
+//! Copies images from place to place, byte for byte: blobs, then manifests, children before parents, then what refers to
+//! them, then the tag.
+
+mod blobs;
+mod image;
+mod manifests;
+mod referrers;
+mod select;
+
+pub use blobs::{Moved, Mover, blobs_of, is_foreign};
+pub use image::{Copied, Options, Outcome, Route, image};
+pub use manifests::{Tag, copy_manifests};
+pub use referrers::{Referrer, Referrers};
