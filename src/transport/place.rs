@@ -157,33 +157,31 @@ impl Place {
 
     /// The manifest or index that `descriptor` names.
     pub async fn manifest(&self, descriptor: &Descriptor) -> Result<Root> {
-        let bytes = self.document(descriptor).await?.ok_or_else(|| missing(&descriptor.digest))?;
+        let bytes = self.document(descriptor).await?;
         let document =
             Document::parse(&bytes, Some(&descriptor.media_type)).map_err(|e| e.context(&descriptor.digest))?;
         Ok(Root { descriptor: descriptor.clone(), bytes, document })
     }
 
-    /// The verified bytes of a document that stands where manifests do, whatever its type; `None` if it is not there.
-    pub async fn document(&self, descriptor: &Descriptor) -> Result<Option<Bytes>> {
+    /// The verified bytes of a document that stands where manifests do, whatever its type.
+    pub async fn document(&self, descriptor: &Descriptor) -> Result<Bytes> {
         if descriptor.size > MAX_MANIFEST {
             let message = format!("{} is larger than a manifest may be ({MAX_MANIFEST} bytes)", descriptor.digest);
             return Err(Error::content(message));
         }
-        let bytes = match self {
+        let found = match self {
             Place::Registry(repository) => {
                 let found = repository.manifest(&Target::Digest(descriptor.digest.clone())).await?;
                 found.map(|found| found.bytes)
             }
             Place::Containerd(containerd, _) => containerd.small(&descriptor.digest, MAX_MANIFEST).await?,
-            Place::Layout(_) | Place::Archive(_) => match self.small_blob(descriptor).await {
-                Ok(bytes) => Some(bytes),
-                Err(error) if error.kind() == Kind::NotFound => None,
-                Err(error) => return Err(error),
-            },
+            Place::Layout(_) | Place::Archive(_) => Some(self.small_blob(descriptor).await?),
         };
-        if let Some(bytes) = &bytes {
-            blob::verify(bytes, descriptor)?;
-        }
+        let bytes = found.ok_or_else(|| {
+            Error::not_found(format!("the manifest {} is missing", descriptor.digest))
+                .hint("the image is incomplete where it is stored; push or copy it again")
+        })?;
+        blob::verify(&bytes, descriptor)?;
         Ok(bytes)
     }
 
@@ -261,7 +259,11 @@ impl Place {
     /// Elsewhere only looking at each blob can tell, and the answer is no.
     pub async fn has_image(&self, descriptor: &Descriptor) -> Result<bool> {
         match self {
-            Place::Registry(_) => Ok(self.document(descriptor).await?.is_some()),
+            Place::Registry(_) => match self.document(descriptor).await {
+                Ok(_) => Ok(true),
+                Err(error) if error.kind() == Kind::NotFound => Ok(false),
+                Err(error) => Err(error),
+            },
             _ => Ok(false),
         }
     }
@@ -392,11 +394,6 @@ impl Place {
 async fn write(layout: &Layout, descriptor: &Descriptor, bytes: &Bytes) -> Result<()> {
     let (layout, descriptor, bytes) = (layout.clone(), descriptor.clone(), bytes.clone());
     blocking(move || layout.write(&descriptor, &mut &bytes[..])).await
-}
-
-fn missing(digest: &Digest) -> Error {
-    Error::new(Kind::NotFound, format!("the manifest {digest} is missing"))
-        .hint("the image is incomplete where it is stored; push or copy it again")
 }
 
 /// Runs blocking work beside the async code.
