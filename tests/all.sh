@@ -55,12 +55,12 @@ command -v cargo >/dev/null || fail "there is no cargo; please install Rust with
 cargo fmt --version >/dev/null 2>&1 || fail "there is no rustfmt; please run: rustup component add rustfmt"
 cargo clippy --version >/dev/null 2>&1 || fail "there is no clippy; please run: rustup component add clippy"
 
-if crane_is_there; then
+if go_tools_are_there "${!GO_TOOLS[@]}"; then
     :
 elif command -v go >/dev/null; then
-    step "install crane $CRANE_VERSION" install_crane
+    step "install ${!GO_TOOLS[*]}" install_go_tools "${!GO_TOOLS[@]}"
 else
-    remarks+=("without crane: there is no Go here to build it with")
+    remarks+=("without ${!GO_TOOLS[*]}: there is no Go here to build them with")
 fi
 
 # --- the checks ---

@@ -2,7 +2,14 @@
 # What tests/all.sh and tests/bench/compare.sh need on a Debian or Ubuntu machine. Sourced from the top of the
 # repository, it leaves PATH so that everything is found.
 
-CRANE_VERSION=v0.20.6
+declare -A GO_TOOLS=(
+    [crane]=github.com/google/go-containerregistry/cmd/crane@v0.20.6
+    [regctl]=github.com/regclient/regclient/cmd/regctl@v0.11.5
+    [oras]=oras.land/oras/cmd/oras@v1.3.6
+    [containerd]=github.com/containerd/containerd/v2/cmd/containerd@v2.4.2
+    [ctr]=github.com/containerd/containerd/v2/cmd/ctr@v2.4.2
+    [containerd-shim-runc-v2]=github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@v2.4.2
+)
 TOOLS=target/tools/bin
 
 fail() {
@@ -50,10 +57,19 @@ install_packages() (
         DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$@"
 )
 
-crane_is_there() {
-    [ "$($TOOLS/crane version 2>/dev/null || true)" = "$CRANE_VERSION" ]
+# install_go_tools NAME…: from the Go module proxy, each in the version that is written here.
+install_go_tools() {
+    local name
+    for name in "$@"; do
+        [ -e "$TOOLS/.$name-${GO_TOOLS[$name]##*@}" ] && continue
+        GOBIN="$PWD/$TOOLS" GOFLAGS='' go install "${GO_TOOLS[$name]}"
+        touch "$TOOLS/.$name-${GO_TOOLS[$name]##*@}"
+    done
 }
 
-install_crane() {
-    GOBIN="$PWD/$TOOLS" GOFLAGS='' go install "github.com/google/go-containerregistry/cmd/crane@$CRANE_VERSION"
+go_tools_are_there() {
+    local name
+    for name in "$@"; do
+        [ -e "$TOOLS/.$name-${GO_TOOLS[$name]##*@}" ] || return 1
+    done
 }

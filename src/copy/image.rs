@@ -1,6 +1,6 @@
 //! The use case: an image from anywhere to anywhere, byte for byte.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -8,16 +8,17 @@ use serde::Serialize;
 
 use crate::copy::manifests::{Tag, copy_manifests};
 use crate::copy::referrers::{self, Referrers};
-use crate::copy::{Moved, Mover, is_foreign, select};
+use crate::copy::{Moved, Mover, blobs_of, is_foreign, select};
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, Image, Node};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
+use crate::oci::json::Object;
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, Target};
 use crate::progress::Progress;
 use crate::transport::registry::Stored;
-use crate::transport::{Place, Root};
+use crate::transport::{MAX_MANIFEST, Place, Root};
 
 /// The places and names that an image goes from and to.
 pub struct Route<'a> {
@@ -152,7 +153,7 @@ impl Copy<'_> {
         };
         if self.options.dry_run {
             if !is_there {
-                copied.moves = self.mover(false).foresee(Some(from), to, &blobs(&tree)).await?;
+                copied.moves = self.mover(false).foresee(Some(from), to, &blobs_of(&tree)).await?;
             }
             return Ok(Outcome::Planned(copied));
         }
@@ -188,7 +189,7 @@ impl Copy<'_> {
     /// Layers that stay where they are. A place from which nothing is fetched any more must have all of them.
     fn foreign_layers(&self, tree: &Node) -> Result<Vec<Digest>> {
         let mut layers: Vec<Digest> = Vec::new();
-        for blob in blobs(tree).into_iter().filter(is_foreign) {
+        for blob in blobs_of(tree).into_iter().filter(is_foreign) {
             if !self.options.foreign_layers && !layers.contains(&blob.digest) {
                 layers.push(blob.digest);
             }
@@ -217,9 +218,14 @@ impl Copy<'_> {
         let mut moves = Moved::default();
         let mut trusted = true;
         loop {
-            let missing = if trusted && !self.options.force { self.missing(tree).await? } else { blobs(tree) };
+            let there = if trusted && !self.options.force { self.there(tree).await? } else { HashSet::new() };
+            let missing = tree.nodes().into_iter().filter(|node| !there.contains(&node.descriptor().digest));
+            let missing: Vec<Descriptor> = missing.flat_map(own_blobs).collect();
             moves += self.mover(!trusted).copy(from, to, &missing).await?;
-            let stored = match copy_manifests(to, tree, tag.is_none()).await? {
+            for entry in tree.nodes().into_iter().flat_map(unknown) {
+                moves += self.unknown(entry).await?;
+            }
+            let stored = match copy_manifests(to, tree, tag.is_none(), &there).await? {
                 Stored::Stored => match tag {
                     Some(tag) => tag.publish(tree.descriptor(), tree.bytes()).await?,
                     None => Stored::Stored,
@@ -235,20 +241,32 @@ impl Copy<'_> {
         }
     }
 
-    /// The blobs of images that the destination does not have as a whole.
-    async fn missing(&self, tree: &Node) -> Result<Vec<Descriptor>> {
+    /// The images of the tree that the destination has as a whole.
+    async fn there(&self, tree: &Node) -> Result<HashSet<Digest>> {
         let to = self.route.to;
-        let mut seen = HashSet::new();
-        let nodes = tree.nodes().into_iter().filter(|node| seen.insert(node.descriptor().digest.clone()));
-        let of = |node: Node| async move {
-            match &node {
-                Node::Manifest(descriptor, ..) if to.has_image(descriptor).await? => Ok::<_, Error>(Vec::new()),
-                node => Ok(own_blobs(node)),
-            }
+        let images: HashMap<Digest, Descriptor> =
+            tree.manifests().into_iter().map(|(image, _)| (image.digest.clone(), image.clone())).collect();
+        let ask = |(digest, image): (Digest, Descriptor)| async move {
+            Ok::<_, Error>(if to.has_image(&image).await? { Some(digest) } else { None })
         };
-        let nodes: Vec<Node> = nodes.cloned().collect();
-        let blobs = stream::iter(nodes.into_iter().map(of)).buffered(self.options.jobs.max(1));
-        Ok(blobs.try_collect::<Vec<_>>().await?.concat())
+        let there = stream::iter(images.into_iter().map(ask)).buffer_unordered(self.options.jobs.max(1));
+        Ok(there.try_collect::<Vec<_>>().await?.into_iter().flatten().collect())
+    }
+
+    /// An entry of an index that is of no known type: wherever it is kept, among manifests or blobs, it goes to the same.
+    async fn unknown(&self, entry: &Descriptor) -> Result<Moved> {
+        let Route { from, to, .. } = self.route;
+        let document = if entry.size > MAX_MANIFEST { None } else { found(from.document(entry).await)? };
+        if let Some(bytes) = document {
+            self.mover(false).copy(from, to, &artifact_blobs(entry, &bytes)?).await?;
+            match to.push_manifest(entry, &bytes).await {
+                Ok(Stored::Stored) => return Ok(Moved { uploaded: entry.size, ..Moved::default() }),
+                // Not every registry takes every type as a manifest.
+                Ok(Stored::BlobUnknown(error)) | Err(error) => tracing::debug!("{}: {error}", entry.digest),
+            }
+            return self.mover(false).push(to, None, vec![(entry.clone(), bytes.into())]).await;
+        }
+        self.mover(false).copy(from, to, std::slice::from_ref(entry)).await
     }
 
     /// What refers to the image goes before the tag, so that who sees the tag finds its signature.
@@ -262,17 +280,37 @@ impl Copy<'_> {
     }
 }
 
-/// All blobs of a tree, and entries of its indexes that are neither manifests nor indexes.
-fn blobs(tree: &Node) -> Vec<Descriptor> {
-    tree.nodes().into_iter().flat_map(own_blobs).collect()
+/// `None` for what is not there.
+fn found<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Entries of an index that are neither manifests nor indexes.
+fn unknown(node: &Node) -> Vec<&Descriptor> {
+    match node {
+        Node::Manifest(..) => Vec::new(),
+        Node::Index(_, index, children, _) => {
+            index.manifests.iter().zip(children).filter(|(_, child)| child.is_none()).map(|(entry, _)| entry).collect()
+        }
+    }
+}
+
+/// The blobs of an artifact manifest, a type that image-spec had for a while before 1.1.
+fn artifact_blobs(entry: &Descriptor, bytes: &[u8]) -> Result<Vec<Descriptor>> {
+    if entry.media_type != "application/vnd.oci.artifact.manifest.v1+json" {
+        return Ok(Vec::new());
+    }
+    let blobs: Vec<Object> = Object::parse(bytes)?.get("blobs")?.unwrap_or_default();
+    blobs.into_iter().map(Descriptor::from_object).collect()
 }
 
 fn own_blobs(node: &Node) -> Vec<Descriptor> {
     match node {
         Node::Manifest(_, manifest, _) => manifest.layers.iter().chain([&manifest.config]).cloned().collect(),
-        Node::Index(_, index, children, _) => {
-            let unknown = index.manifests.iter().zip(children).filter(|(_, child)| child.is_none());
-            unknown.map(|(entry, _)| entry.clone()).collect()
-        }
+        Node::Index(..) => Vec::new(),
     }
 }

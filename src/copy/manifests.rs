@@ -1,5 +1,7 @@
 //! Manifests and indexes on their way to a place, and the tag that comes last.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
+
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
@@ -14,20 +16,36 @@ use crate::transport::{Place, Root};
 /// Siblings that are stored at the same time.
 const AT_ONCE: usize = 4;
 
-/// Stores what is below the root of a tree, and the root too if `with_root`, byte for byte and without a tag: children
-/// before parents.
-pub async fn copy_manifests(to: &Place, tree: &Node, with_root: bool) -> Result<Stored> {
-    if let Node::Index(_, _, children, _) = tree {
-        let copy = |child| Box::pin(copy_manifests(to, child, true));
-        let children: Vec<&Node> = children.iter().flatten().collect();
-        let mut stored = stream::iter(children.into_iter().map(copy)).buffer_unordered(AT_ONCE);
+/// Stores what is below the root of a tree, and the root too if `with_root`, byte for byte and without a tag: each digest
+/// once, children before parents. What is in `there` is passed over.
+pub async fn copy_manifests(to: &Place, tree: &Node, with_root: bool, there: &HashSet<Digest>) -> Result<Stored> {
+    let mut levels: BTreeMap<usize, HashMap<&Digest, (Descriptor, Bytes)>> = BTreeMap::new();
+    for node in tree.nodes() {
+        let digest = &node.descriptor().digest;
+        if (with_root || *digest != tree.descriptor().digest) && !there.contains(digest) {
+            let document = (node.descriptor().clone(), node.bytes().clone());
+            levels.entry(height(node)).or_default().insert(digest, document);
+        }
+    }
+    for level in levels.into_values() {
+        let push =
+            |(descriptor, bytes): (Descriptor, Bytes)| async move { to.push_manifest(&descriptor, &bytes).await };
+        let mut stored = stream::iter(level.into_values().map(push)).buffer_unordered(AT_ONCE);
         while let Some(stored) = stored.next().await {
             if let Stored::BlobUnknown(error) = stored? {
                 return Ok(Stored::BlobUnknown(error));
             }
         }
     }
-    if with_root { to.push_manifest(tree.descriptor(), tree.bytes()).await } else { Ok(Stored::Stored) }
+    Ok(Stored::Stored)
+}
+
+/// How many levels are below a node.
+fn height(node: &Node) -> usize {
+    match node {
+        Node::Manifest(..) => 0,
+        Node::Index(_, _, children, _) => 1 + children.iter().flatten().map(height).max().unwrap_or(0),
+    }
 }
 
 /// A tag of a destination, and what it named when we looked.

@@ -1,5 +1,6 @@
 //! Stores what was planned: blobs, then manifests, then the tag, which moves last and in one request.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -148,7 +149,7 @@ async fn push_manifests(route: &Route<'_>, untouched: &[Node], new: &[(Descripto
         if route.from.is_same(route.to) {
             break;
         }
-        if let Stored::BlobUnknown(error) = copy_manifests(route.to, node, true).await? {
+        if let Stored::BlobUnknown(error) = copy_manifests(route.to, node, true, &HashSet::new()).await? {
             return Ok(Stored::BlobUnknown(error));
         }
     }

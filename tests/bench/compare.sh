@@ -26,7 +26,7 @@ prepare() {
     mapfile -t missing < <(missing_packages "${NEEDED[@]}")
     [ "${#missing[@]}" -eq 0 ] || install_packages "${missing[@]}"
     command -v go >/dev/null || fail "there is no Go to build crane with"
-    crane_is_there || install_crane
+    install_go_tools crane
     if [ -z "${CAPATCH:-}" ]; then
         cargo build --release --locked
         CAPATCH=$PWD/target/release/capatch
@@ -173,7 +173,7 @@ describe() {
     printf 'machine  %s, %d cores, %.0f GiB, Linux %s, %s\n' "${model:-$(uname -m)}" "$(nproc)" \
         "$(awk '/^MemTotal/ { print $2 / 1048576 }' /proc/meminfo)" "$(uname -r)" \
         "$(. /etc/os-release && echo "$PRETTY_NAME")"
-    printf 'against  crane %s, %s, %s, %s, %s\n' "$CRANE_VERSION" "$(buildah --version | cut -d' ' -f1-3)" \
+    printf 'against  %s, %s, %s, %s, %s\n' "${GO_TOOLS[crane]##*/}" "$(buildah --version | cut -d' ' -f1-3)" \
         "$(umoci --version)" "$(skopeo --version)" "$(docker-registry --version | cut -d' ' -f1,3)"
     jq -r '"image    \(.layers | map(.size) | add / 1e6 | floor) MB compressed, in layers of \(
         .layers | map("\(.size / 1e6 * 10 | round / 10)") | join(", ")) MB; nginx is in the second"' \

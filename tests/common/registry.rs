@@ -130,6 +130,8 @@ struct State {
     log: Vec<Request>,
     counter: usize,
     no_mounts: bool,
+    /// Whether there is a referrers API.
+    referrers: bool,
     fault: Option<Arc<Fault>>,
     /// Bodies beyond this are refused before they are read.
     body_limit: Option<u64>,
@@ -348,9 +350,34 @@ impl Registry {
                 "PUT" => self.write_manifest(request, repository, reference),
                 _ => self.read_manifest(repository, reference),
             }
+        } else if let Some((repository, subject)) = path.split_once("/referrers/")
+            && self.state().referrers
+        {
+            self.list_referrers(repository, subject)
         } else {
             Reply::error(404, "NAME_UNKNOWN")
         }
+    }
+
+    fn list_referrers(&self, repository: &str, subject: &str) -> Reply {
+        let mut manifests = Vec::new();
+        for ((_, digest), (media_type, bytes)) in self.state().manifests.iter().filter(|((r, _), _)| r == repository) {
+            let document: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+            if document["subject"]["digest"] == subject {
+                let artifact = document.get("artifactType").unwrap_or(&document["config"]["mediaType"]);
+                manifests.push(serde_json::json!({
+                    "mediaType": media_type, "digest": digest, "size": bytes.len(), "artifactType": artifact
+                }));
+            }
+        }
+        let index = "application/vnd.oci.image.index.v1+json";
+        let body = serde_json::json!({"schemaVersion": 2, "mediaType": index, "manifests": manifests});
+        Reply::new(200).header("content-type", index).body(body.to_string())
+    }
+
+    /// Answers the referrers API from now on.
+    pub fn has_referrers_api(&self) {
+        self.state().referrers = true;
     }
 
     fn read_blob(&self, request: &Request, repository: &str, digest: &str) -> Reply {

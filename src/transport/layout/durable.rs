@@ -16,8 +16,10 @@ use crate::transport::MAX_MANIFEST;
 pub(super) const LOCK: &str = ".capatch.lock";
 /// How the names of temporary files begin.
 pub(super) const TEMPORARY: &str = ".capatch-";
-/// A temporary file that nobody holds a lock on is garbage of a killed run once it is this old (faults.md F24).
-const GARBAGE_AGE: Duration = Duration::from_secs(24 * 3600);
+/// A temporary file that nobody holds a lock on is garbage of a killed run once it is this old (faults.md F24). What has
+/// arrived of a large blob is worth more, and where there are no locks, age is all that tells.
+const GARBAGE_AGE: Duration = Duration::from_secs(60);
+const UNFINISHED_AGE: Duration = Duration::from_secs(24 * 3600);
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A new file beside `blobs`, so that the rename stays in one file system; locked for as long as it lives.
@@ -102,14 +104,22 @@ pub(super) fn lock(directory: &Path) -> Result<File> {
 pub(super) fn remove_garbage(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
-        let old = |m: fs::Metadata| {
-            m.is_file()
-                && m.modified().is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age > GARBAGE_AGE))
+        let name = entry.file_name();
+        let Some(name) = name.to_str().and_then(|name| name.strip_prefix(TEMPORARY)) else { continue };
+        if !entry.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            continue;
+        }
+        let Ok(file) = File::open(entry.path()) else { continue };
+        let age = match file.try_lock() {
+            Ok(()) if !name.contains('-') => GARBAGE_AGE,
+            Ok(()) => UNFINISHED_AGE,
+            Err(fs::TryLockError::Error(_)) => UNFINISHED_AGE,
+            Err(fs::TryLockError::WouldBlock) => continue,
         };
-        if entry.file_name().to_string_lossy().starts_with(TEMPORARY)
-            && entry.metadata().is_ok_and(old)
-            && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
-        {
+        let old = |m: fs::Metadata| {
+            m.modified().is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|past| past > age))
+        };
+        if entry.metadata().is_ok_and(old) {
             let _ = fs::remove_file(entry.path());
         }
     }

@@ -1,0 +1,381 @@
+//! `copy`, through the binary: byte for byte, with what refers to the image, and not one request more than needed.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
+use common::cli::{capatch, fails, json, ok, start};
+use common::image::{Content, Image, Index, Packing, Scene, leftovers};
+use common::registry::{Ending, Registry, Reply};
+use common::tar::{file, tar};
+use serde_json::Value;
+
+/// Everything that an index can hold: two platforms, an attestation, an index in it, an artifact, zstd, foreign layers,
+/// an empty layer, members that nobody knows, and an entry of a type that nobody knows.
+fn zoo() -> Content {
+    let one = Image::kong().packed(tar(&[file("zstd", "z")]), Packing::Zstd).build();
+    let other = Image::kong_arm64().docker().build();
+    let mut artifact = Content::default();
+    let layer = artifact.blob("application/vnd.example.thing", b"thing".to_vec());
+    let config = artifact.blob("application/vnd.oci.empty.v1+json", b"{}".to_vec());
+    let text = format!(
+        r#"{{ "schemaVersion":2,"mediaType":"{OCI_MANIFEST}","artifactType":"application/x","config":{config},"layers":[{layer}],"x":1.10 }}"#
+    );
+    artifact.manifest(OCI_MANIFEST, text.into_bytes());
+    let nested = Index::new().platform(&one, "riscv64").members(r#","x-nested": 1e3"#).build();
+    let mut unknown = Content::default();
+    unknown.manifest("application/vnd.example.unknown+json", br#"{"what":"is this"}"#.to_vec());
+    Index::new()
+        .platform(&one, "amd64")
+        .platform(&other, "arm64")
+        .attestation(&one.digest)
+        .child(&nested, "")
+        .child(&artifact, r#","artifactType":"application/x""#)
+        .child(&unknown, r#","x-y": "\u003c""#)
+        .members(r#","annotations":{"b":"1","a":"2"}"#)
+        .build()
+}
+
+fn host(registry: &Registry, name: &str) -> String {
+    format!("{}/{name}", registry.host())
+}
+
+/// Everything of `content` is there, with the same bytes.
+#[track_caller]
+fn has_all(registry: &Registry, repository: &str, content: &Content) {
+    for (digest, bytes) in &content.blobs {
+        let there = registry.blob(repository, &digest.parse().unwrap());
+        assert_eq!(there.as_ref(), Some(bytes), "{digest}");
+    }
+    for (digest, stored) in &content.manifests {
+        assert_eq!(registry.manifest(repository, digest).as_ref(), Some(stored), "{digest}");
+    }
+}
+
+#[test]
+fn everything_arrives_byte_for_byte_by_every_way() {
+    let (scene, from, to) = (Scene::new(), Registry::start(), Registry::start());
+    let zoo = zoo();
+    zoo.push(&from, "zoo", "1");
+    let layout = scene.reference("dst:1");
+    for (a, b) in [
+        (host(&from, "zoo:1"), layout.clone()),
+        (layout.clone(), scene.reference("again:2")),
+        (layout, host(&to, "zoo:1")),
+        (host(&from, "zoo:1"), host(&to, "direct:1")),
+        (host(&from, &format!("zoo@{}", zoo.digest)), host(&from, "mounted:1")),
+    ] {
+        let said = json(["copy", &a, &b]);
+        assert_eq!((&said["result"], &said["digest"]), (&"copied".into(), &zoo.digest.as_str().into()), "{a} {b}");
+        assert_eq!(json(["copy", &a, &b])["result"], "unchanged");
+    }
+    for (registry, repository) in [(&to, "zoo"), (&to, "direct"), (&from, "mounted")] {
+        has_all(registry, repository, &zoo);
+        assert_eq!(registry.tag(repository, "1").as_ref(), Some(&zoo.digest));
+    }
+    for directory in ["dst", "again"] {
+        for (digest, bytes) in zoo.blobs.iter().chain(zoo.manifests.iter().map(|(digest, (_, bytes))| (digest, bytes)))
+        {
+            let path = scene.path(directory).join("blobs").join(digest.replace(':', "/"));
+            assert_eq!(&fs::read(path).unwrap(), bytes);
+        }
+        assert!(leftovers(&scene.path(directory)).is_empty());
+    }
+}
+
+#[test]
+fn what_is_there_is_not_sent_and_what_is_near_is_mounted() {
+    let (from, to) = (Registry::start(), Registry::start());
+    let image = Image::kong().build();
+    image.push(&from, "kong", "1");
+    ok(["copy", &host(&from, "kong:1"), &host(&to, "kong:1")]);
+    // Another tag of the same image: the destination's manifest says that everything is there.
+    from.clear_log();
+    to.clear_log();
+    let said = json(["copy", &host(&from, "kong:1"), &host(&to, "kong:2")]);
+    assert_eq!(said["moves"]["uploaded"], 0);
+    assert!(from.log().iter().chain(&to.log()).all(|r| !r.path.contains("/blobs/")), "{:?}", to.lines());
+    // The same tag: two requests.
+    from.clear_log();
+    to.clear_log();
+    let said = json(["copy", &host(&from, "kong:1"), &host(&to, "kong:1")]);
+    assert_eq!((&said["result"], &said["requests"]), (&"unchanged".into(), &2.into()));
+    // Another repository of one registry: nothing is downloaded.
+    from.clear_log();
+    let said = json(["copy", &host(&from, "kong:1"), &host(&from, "other:1")]);
+    assert_eq!(said["moves"]["uploaded"], 0);
+    assert_ne!(said["moves"]["mounted"], 0);
+    assert!(from.log().iter().all(|r| r.method != "GET" || !r.path.contains("/blobs/")));
+    // A registry that refuses to mount gets the content.
+    from.refuse_mounts();
+    assert_ne!(json(["copy", &host(&from, "kong:1"), &host(&from, "third:1")])["moves"]["uploaded"], 0);
+    has_all(&from, "third", &image);
+}
+
+#[test]
+fn the_tag_moves_last_and_once() {
+    let (from, to) = (Registry::start(), Registry::start());
+    let zoo = zoo();
+    zoo.push(&from, "zoo", "1");
+    ok(["copy", &host(&from, "zoo:1"), &host(&to, "zoo:1")]);
+    let writes: Vec<_> = to.log().into_iter().filter(|r| r.method == "PUT").map(|r| r.path).collect();
+    assert!(writes.last().unwrap().ends_with("/manifests/1"));
+    assert_eq!(writes.iter().filter(|path| path.contains("/manifests/") && !path.contains("sha256:")).count(), 1);
+    let mut seen = std::collections::HashSet::new();
+    assert!(writes.iter().filter(|p| p.contains("/manifests/")).all(|path| seen.insert(path)), "{writes:?}");
+}
+
+#[test]
+fn a_tag_that_is_another_image_stays_without_force() {
+    let (scene, registry) = (Scene::new(), Registry::start());
+    let (one, other) = (Image::kong().build(), Image::kong_arm64().build());
+    one.push(&registry, "kong", "1");
+    other.push(&registry, "kong", "2");
+    ok(["copy", &host(&registry, "kong:2"), &scene.reference("dst:1")]);
+    for to in [host(&registry, "kong:2"), scene.reference("dst:1")] {
+        let said = fails(7, &["exists and is another image", &other.digest], ["copy", &host(&registry, "kong:1"), &to]);
+        assert!(said.hint().unwrap().contains("--force"));
+        let said = json(["copy", "--force", &host(&registry, "kong:1"), &to]);
+        assert_eq!(said["replaced"], other.digest.as_str());
+    }
+    assert_eq!(registry.tag("kong", "2"), Some(one.digest));
+}
+
+#[test]
+fn some_platforms_make_a_new_index_of_the_same_entries() {
+    let (scene, registry) = (Scene::new(), Registry::start());
+    let zoo = zoo();
+    zoo.push(&registry, "zoo", "1");
+    let said = ok(["copy", "--platform", "linux/amd64", &host(&registry, "zoo:1"), &scene.reference("dst:1")]);
+    assert!(said.stderr.contains("the digest is another one"), "{said:#?}");
+    let opened = scene.open("dst", "1");
+    let old: Value = serde_json::from_slice(zoo.bytes()).unwrap();
+    let text = String::from_utf8(opened.bytes.to_vec()).unwrap();
+    let new: Value = serde_json::from_str(&text).unwrap();
+    // amd64, its attestation, the artifact and the unknown entry; arm64 and the index of riscv64 are gone.
+    let kept: Vec<&Value> = [0, 2, 4, 5].map(|i| &old["manifests"][i]).to_vec();
+    assert_eq!(new["manifests"].as_array().unwrap().iter().collect::<Vec<_>>(), kept);
+    assert!(text.contains(r#""x-y": "\u003c""#), "entries keep their bytes");
+    assert_eq!(json(["verify", &scene.reference("dst:1")])["ok"], true);
+    fails(
+        3,
+        &["no image for linux/s390x"],
+        ["copy", "--platform", "linux/s390x", &host(&registry, "zoo:1"), &scene.reference("x:1")],
+    );
+    assert!(!scene.path("x").exists());
+}
+
+/// A manifest that refers to `subject`.
+fn referrer(subject: &Content, what: &str) -> Content {
+    let mut content = Content::default();
+    let layer = content.blob("application/vnd.example.signature", what.as_bytes().to_vec());
+    let config = content.blob("application/vnd.oci.empty.v1+json", b"{}".to_vec());
+    let text = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","artifactType":"application/{what}","config":{config},"layers":[{layer}],"subject":{}}}"#,
+        subject.descriptor("")
+    );
+    content.manifest(OCI_MANIFEST, text.into_bytes());
+    content
+}
+
+#[test]
+fn referrers_come_too_by_the_api_by_its_tag_and_by_cosigns_tags() {
+    let child = Image::kong().build();
+    let index = Index::new().platform(&child, "amd64").build();
+    let sbom = referrer(&index, "sbom");
+    let signatures = [referrer(&index, "sig"), referrer(&child, "child-sig"), referrer(&sbom, "sbom-sig"), sbom];
+    let cosign = Image::empty().layer([file("cosign", "cosign")]).build();
+    let cosign_tag = format!("{}.sig", child.digest.replace(':', "-"));
+    for (api_from, api_to) in [(true, true), (true, false), (false, true), (false, false)] {
+        let (scene, from, to) = (Scene::new(), Registry::start(), Registry::start());
+        index.push(&from, "kong", "1");
+        cosign.push(&from, "kong", &cosign_tag);
+        signatures.iter().for_each(|s| s.push(&from, "kong", &s.digest.replace("sha256:", "tmp-")[..40]));
+        if api_from {
+            from.has_referrers_api();
+        } else {
+            // Subject, and the manifests that refer to it.
+            for (subject, referring) in [
+                (&index, &[&signatures[0], &signatures[3]][..]),
+                (&child, &[&signatures[1]]),
+                (&signatures[3], &[&signatures[2]]),
+            ] {
+                let entries: Vec<_> =
+                    referring.iter().map(|r| r.descriptor(r#","artifactType":"application/x""#)).collect();
+                let text =
+                    format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#, entries.join(","));
+                let tag = subject.digest.replace(':', "-");
+                from.put_manifest("kong", Some(&tag), OCI_INDEX, text.as_bytes());
+            }
+        }
+        if api_to {
+            to.has_referrers_api();
+        }
+        let layout = scene.reference("dst:1");
+        for (a, b) in [
+            (host(&from, "kong:1"), host(&to, "kong:1")),
+            (host(&from, "kong:1"), layout.clone()),
+            (layout, host(&to, "again:1")),
+        ] {
+            let said = json(["copy", "--referrers", &a, &b]);
+            assert_eq!(said["referrers"]["manifests"].as_array().unwrap().len(), 4, "{said:#}");
+            assert_eq!(said["referrers"]["tags"], serde_json::json!([cosign_tag]));
+            // They are in place before the tag is.
+            let writes: Vec<_> = to.log().into_iter().filter(|r| r.method == "PUT").map(|r| r.path).collect();
+            assert!(b.starts_with("oci:") || writes.last().unwrap().ends_with("/manifests/1"), "{writes:?}");
+            let again = json(["copy", "--referrers", &a, &b]);
+            assert_eq!(again["result"], "unchanged");
+            assert_eq!(again["referrers"], said["referrers"], "they are found");
+        }
+        for repository in ["kong", "again"] {
+            for content in signatures.iter().chain([&index, &cosign]) {
+                has_all(&to, repository, content);
+            }
+            assert_eq!(to.tag(repository, &cosign_tag), Some(cosign.digest.clone()));
+            let stand_in = to.tag(repository, &index.digest.replace(':', "-"));
+            assert_eq!(stand_in.is_some(), !api_to, "the tag stands in for the API only where there is none");
+        }
+        ok(["copy", &host(&from, "kong:1"), &scene.reference("without:1")]);
+        assert!(!scene.path("without/blobs").join(signatures[0].digest.replace(':', "/")).exists());
+    }
+}
+
+#[test]
+fn a_listed_referrer_that_is_missing_is_an_error() {
+    let (scene, registry) = (Scene::new(), Registry::start());
+    let image = Image::kong().build();
+    image.push(&registry, "kong", "1");
+    let gone = referrer(&image, "gone");
+    let text = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#, gone.descriptor(""));
+    registry.put_manifest("kong", None, OCI_MANIFEST, gone.bytes());
+    registry.put_manifest("kong", Some(&image.digest.replace(':', "-")), OCI_INDEX, text.as_bytes());
+    let digest = gone.digest.clone();
+    registry.fault(move |r, _| r.is("GET", &digest).then(|| Reply::error(404, "MANIFEST_UNKNOWN")));
+    fails(
+        3,
+        &["referrer of", &gone.digest],
+        ["copy", "--referrers", &host(&registry, "kong:1"), &scene.reference("dst:1")],
+    );
+    assert!(!scene.path("dst/index.json").exists());
+}
+
+#[test]
+fn foreign_layers_stay_unless_asked_for() {
+    let (scene, from, to) = (Scene::new(), Registry::start(), Registry::start());
+    let plain = Image::kong().build();
+    let layer = plain.layer(0);
+    let mut image = plain.clone();
+    let text = String::from_utf8(plain.bytes().to_vec()).unwrap();
+    let foreign = text.replacen("image.layer.v1", "image.layer.nondistributable.v1", 1);
+    assert_ne!(text, foreign);
+    image.manifest(OCI_MANIFEST, foreign.into_bytes());
+    image.push(&from, "kong", "1");
+    // Registries take such a manifest without the layer; ours is stricter, so it is a layout that shows it.
+    let said = ok(["copy", &host(&from, "kong:1"), &scene.reference("dst:1")]);
+    assert!(said.stderr.contains(&layer) && said.stderr.contains("--foreign-layers"), "{said:#?}");
+    assert!(!scene.path("dst/blobs").join(layer.replace(':', "/")).exists());
+    ok(["copy", "--foreign-layers", &host(&from, "kong:1"), &host(&to, "kong:1")]);
+    assert!(to.blob("kong", &layer.parse().unwrap()).is_some());
+}
+
+#[test]
+fn a_dry_run_moves_nothing() {
+    let (from, to) = (Registry::start(), Registry::start());
+    Image::kong().build().push(&from, "kong", "1");
+    let said = json(["copy", "--dry-run", &host(&from, "kong:1"), &host(&to, "kong:1")]);
+    assert_eq!(said["result"], "planned");
+    assert_ne!(said["moves"]["uploaded"], 0);
+    assert!(to.log().iter().all(|r| matches!(r.method.as_str(), "GET" | "HEAD")));
+}
+
+#[test]
+fn a_registry_that_lied_about_a_blob_gets_it() {
+    let (from, to) = (Registry::start(), Registry::start());
+    let image = Image::kong().build();
+    image.push(&from, "kong", "1");
+    let layer = image.layer(0);
+    let path = layer.clone();
+    to.fault_times(2, move |r| r.is("HEAD", &path), |_| Reply::new(200));
+    ok(["copy", &host(&from, "kong:1"), &host(&to, "kong:1")]);
+    has_all(&to, "kong", &image);
+}
+
+/// Cheap numbers that differ from call to call and are the same in every run.
+fn noise(size: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..size).map(|_| next()).collect()
+}
+
+#[test]
+fn cut_at_a_hundred_places_it_still_arrives() {
+    let image = Image::kong().layer([file("a", noise(3_000_000, 1))]).layer([file("b", noise(2_000_000, 2))]).build();
+    let places = noise(100, 3);
+    for (round, place) in places.iter().enumerate() {
+        let (from, to) = (Registry::start(), Registry::start());
+        image.push(&from, "kong", "1");
+        // Downloads end early; in every second round uploads do too.
+        let at = usize::from(*place) * 11_000;
+        from.fault_times(
+            3,
+            |r| r.method == "GET" && r.path.contains("/blobs/"),
+            move |real| {
+                let reply = real();
+                let cut = at.min(reply.body.len());
+                reply.ending(Ending::Cut(cut))
+            },
+        );
+        if round % 2 == 1 {
+            let is_upload = |r: &common::registry::Request| r.method == "PUT" && r.path.contains("/blobs/");
+            to.fault_times(2, is_upload, |_| Reply::new(500).ending(Ending::Dropped));
+        }
+        ok(["copy", &host(&from, "kong:1"), &host(&to, "kong:1")]);
+        has_all(&to, "kong", &image);
+        assert_eq!(to.tag("kong", "1").as_ref(), Some(&image.digest));
+    }
+}
+
+#[test]
+fn killed_at_a_hundred_moments_it_ends_well_in_the_end() {
+    let image = Image::kong().layer([file("a", noise(3_000_000, 4))]).layer([file("b", noise(2_000_000, 5))]).build();
+    let (scene, from, to) = (Scene::new(), Registry::start(), Registry::start());
+    image.push(&from, "kong", "1");
+    from.fault(|r, real| {
+        // Slow enough to be killed on the way.
+        (r.method == "GET" && r.path.contains("/blobs/")).then(|| {
+            std::thread::sleep(Duration::from_millis(4));
+            real()
+        })
+    });
+    for destination in [scene.reference("dst:1"), host(&to, "kong:1")] {
+        for moment in 0..50 {
+            let mut command = capatch(["copy", &host(&from, "kong:1"), &destination]);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(Duration::from_micros(200 + 400 * moment));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            // The tag names the whole image, or nothing yet.
+            if let Some(digest) = to.tag("kong", "1") {
+                assert_eq!(digest, image.digest);
+                has_all(&to, "kong", &image);
+            }
+            assert!(
+                !scene.path("dst/index.json").exists() || json(["verify", &scene.reference("dst:1")])["ok"] == true
+            );
+        }
+        ok(["copy", &host(&from, "kong:1"), &destination]);
+    }
+    has_all(&to, "kong", &image);
+    start(capatch(["verify", &scene.reference("dst:1")])).succeeded();
+    // Small temporary files go when they are a minute old; of large blobs nothing is left to be continued.
+    assert!(leftovers(&scene.path("dst")).iter().all(|path| !path.to_string_lossy().contains("sha256-")));
+}
