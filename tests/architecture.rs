@@ -136,8 +136,8 @@ fn nothing_but_main_ends_the_process() {
 }
 
 #[test]
-fn only_the_registry_speaks_http() {
-    only_in(&["transport/registry/"], &["reqwest"]);
+fn only_registries_and_engines_are_spoken_to() {
+    only_in(&["transport/registry/", "transport/docker.rs"], &["reqwest"]);
 }
 
 #[test]

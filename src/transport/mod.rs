@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod containerd;
+pub mod docker;
 pub mod layout;
 mod pieces;
 pub mod place;
