@@ -1,7 +1,7 @@
 //! Content that was hashed. Whatever comes out of here with an `Ok` matched its digest and its size.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -119,6 +119,11 @@ impl Spool {
         Ok(writer.finish())
     }
 
+    /// Reads `size` bytes of a file of the user's the same way.
+    pub fn of_file(file: File, size: u64) -> Self {
+        Spool { file: Arc::new(file), size }
+    }
+
     /// Bytes.
     pub fn size(&self) -> u64 {
         self.size
@@ -164,7 +169,7 @@ impl Write for SpoolWriter {
     }
 }
 
-/// Reads a [`Spool`].
+/// Reads a [`Spool`], from anywhere.
 pub struct SpoolReader {
     spool: Spool,
     offset: u64,
@@ -172,9 +177,26 @@ pub struct SpoolReader {
 
 impl Read for SpoolReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.spool.file.read_at(buffer, self.offset)?;
+        let left = usize::try_from(self.spool.size.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+        let wanted = left.min(buffer.len());
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let read = self.spool.file.read_at(&mut buffer[..wanted], self.offset)?;
         self.offset += read as u64;
         Ok(read)
+    }
+}
+
+impl Seek for SpoolReader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let offset = match to {
+            SeekFrom::Start(offset) => Some(offset),
+            SeekFrom::Current(by) => self.offset.checked_add_signed(by),
+            SeekFrom::End(by) => self.spool.size.checked_add_signed(by),
+        };
+        self.offset = offset.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.offset)
     }
 }
 

@@ -57,13 +57,20 @@ pub fn sniff(head: &[u8]) -> Result<Compression> {
     if head.is_empty() || entry::looks_like_tar(head) {
         return Ok(Compression::None);
     }
-    let refuse =
-        |what: &str| Err(Error::content(format!("the layer is {what}, not a tar that container engines read")));
+    let what = describe(head);
+    let error = Error::content(format!("the layer is {what}, not a tar that container engines read"));
+    Err(match what.starts_with("compressed with") {
+        true => error.hint("container engines read gzip, zstd and uncompressed layers"),
+        false => error,
+    })
+}
+
+/// What content is that begins like this and is neither a tar nor compressed with gzip or zstd.
+pub(crate) fn describe(head: &[u8]) -> String {
     match OTHERS.iter().find(|(magic, _)| head.starts_with(magic)) {
-        Some((_, name)) if name.contains(' ') || *name == "JSON" => refuse(name),
-        Some((_, name)) => refuse(&format!("compressed with {name}"))
-            .map_err(|e: Error| e.hint("container engines read gzip, zstd and uncompressed layers")),
-        None => refuse("neither gzip nor zstd nor a tar"),
+        Some((_, name)) if name.contains(' ') || *name == "JSON" => (*name).to_owned(),
+        Some((_, name)) => format!("compressed with {name}"),
+        None => "neither gzip nor zstd nor a tar".to_owned(),
     }
 }
 

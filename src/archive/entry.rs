@@ -5,7 +5,7 @@
 //! or how long it is, the tar is refused (faults.md D11–D20).
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, Read};
+use std::io::{BufRead, Read, Seek, SeekFrom};
 
 use crate::archive::compression::from_io;
 use crate::archive::extensions::Extensions;
@@ -127,12 +127,26 @@ pub struct Entries<R> {
     sparse: bool,
     current: Vec<u8>,
     ended: bool,
+    end_mark: bool,
+}
+
+impl<R: BufRead + Seek> Entries<R> {
+    /// Where the content of the current entry begins in the reader; moves behind it without reading it.
+    pub fn seek_over_content(&mut self) -> Result<u64> {
+        let failed = |e: std::io::Error| from_io("the tar", &e);
+        let start = self.reader.stream_position().map_err(failed)?;
+        let left = self.content.checked_add(self.padding).and_then(|left| i64::try_from(left).ok());
+        let left = left.filter(|left| start.checked_add_signed(*left).is_some()).ok_or_else(|| self.cut_off())?;
+        self.reader.seek(SeekFrom::Current(left)).map_err(failed)?;
+        (self.content, self.padding) = (0, 0);
+        Ok(start)
+    }
 }
 
 impl<R: BufRead> Entries<R> {
     /// Reads `reader`, an uncompressed tar. A buffer of 64 KiB or more makes it fast.
     pub fn new(reader: R) -> Self {
-        Entries { reader, content: 0, padding: 0, sparse: false, current: Vec::new(), ended: false }
+        Entries { reader, content: 0, padding: 0, sparse: false, current: Vec::new(), ended: false, end_mark: false }
     }
 
     /// The next entry; what was not read of the content of the one before is skipped. `None` comes after the reader was
@@ -150,6 +164,7 @@ impl<R: BufRead> Entries<R> {
                 return self.end(&extensions);
             };
             if block.iter().all(|b| *b == 0) {
+                self.end_mark = true;
                 self.only_zeros_follow()?;
                 return self.end(&extensions);
             }
@@ -162,6 +177,11 @@ impl<R: BufRead> Entries<R> {
                 _ => return self.start(&header, extensions).map(Some),
             }
         }
+    }
+
+    /// Whether the blocks that end an archive were there. Without them it may be cut off between two entries.
+    pub fn has_end_mark(&self) -> bool {
+        self.end_mark
     }
 
     /// The content of the current entry, from where it was read to.

@@ -68,6 +68,8 @@ pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.
 pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// Docker's layer, gzip.
 pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+/// Docker's layer, zstd.
+pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
 /// OCI's index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// OCI's manifest.
@@ -91,7 +93,7 @@ pub fn kind(media_type: &str) -> Kind {
         DOCKER_CONFIG => return Kind::Config(Family::Docker),
         DOCKER_LAYER_GZIP => return docker(Compression::Gzip, false),
         "application/vnd.docker.image.rootfs.diff.tar" => return docker(Compression::None, false),
-        "application/vnd.docker.image.rootfs.diff.tar.zstd" => return docker(Compression::Zstd, false),
+        DOCKER_LAYER_ZSTD => return docker(Compression::Zstd, false),
         "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => return docker(Compression::Gzip, true),
         "application/vnd.docker.distribution.manifest.v1+json"
         | "application/vnd.docker.distribution.manifest.v1+prettyjws" => return Kind::Schema1,

@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod containerd;
 pub mod docker;
+mod durable;
 pub mod layout;
 mod pieces;
 pub mod place;

@@ -96,12 +96,8 @@ impl Place {
             }
             Place::Layout(layout) => {
                 let (layout, target) = (layout.clone(), target.cloned());
-                let found = blocking(move || {
-                    let Some(descriptor) = layout.resolve(target.as_ref())? else { return Ok(None) };
-                    let bytes = blob::read_small(layout.open(&descriptor.digest)?, &descriptor, MAX_MANIFEST)?;
-                    Ok(Some((descriptor, bytes)))
-                });
-                let Some((descriptor, bytes)) = found.await? else { return Ok(None) };
+                let found = blocking(move || layout.resolve(target.as_ref())).await?;
+                let Some((descriptor, bytes)) = found else { return Ok(None) };
                 (Some(descriptor.media_type), bytes, Some(descriptor.digest))
             }
             Place::Archive(archive) => {

@@ -4,30 +4,26 @@
 //! file, made durable and only then renamed to its digest; `index.json` is replaced last, under a lock, and only if
 //! nobody changed it meanwhile. Other tools do not take that lock.
 
-mod durable;
+pub(super) mod index;
 mod receive;
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use rustix::fs::{Access, Mode, OFlags, access, openat};
-use serde_json::value::RawValue;
 
-use self::durable::{LOCK, TEMPORARY, lock, publish, read_limited, remove_garbage, temporary};
-use crate::blob::Verifier;
+use self::index::{Found, INDEX, MARKER};
+use crate::blob::{self, Verifier};
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
-use crate::oci::json::{self, Object};
 use crate::oci::manifest::REF_NAME;
-use crate::oci::media_type;
 use crate::oci::reference::Target;
 use crate::transport::MAX_MANIFEST;
-
-const MARKER: &str = "oci-layout";
-const INDEX: &str = "index.json";
+use crate::transport::durable::{LOCK, TEMPORARY, lock, publish, read_limited, remove_garbage, temporary};
 
 /// A directory that is, or is to become, an OCI image layout.
 #[derive(Clone, Debug)]
@@ -47,37 +43,35 @@ impl Layout {
             || matches!((self.path.canonicalize(), other.path.canonicalize()), (Ok(a), Ok(b)) if a == b)
     }
 
-    /// The descriptor that `index.json` gives `target`, or the only one there is. `None`: no such tag, or no layout yet.
-    pub fn resolve(&self, target: Option<&Target>) -> Result<Option<Descriptor>> {
+    /// The manifest or index that `index.json` gives `target`, or the only one there is, with its bytes. `None`: no such
+    /// tag, or no layout yet.
+    pub fn resolve(&self, target: Option<&Target>) -> Result<Option<(Descriptor, Bytes)>> {
         if !self.exists()? {
             return Ok(None);
         }
-        let entries = self.entries()?;
-        let (found, what): (Vec<&Descriptor>, String) = match target {
-            None => (entries.iter().collect(), "image".to_owned()),
-            Some(Target::Digest(digest)) => match entries.iter().find(|entry| entry.digest == *digest) {
-                Some(entry) => (vec![entry], String::new()),
-                // A manifest that no tag names any more, or a child of an index.
-                None => return self.untagged(digest),
-            },
-            Some(Target::Tag(tag)) => {
-                let named = |entry: &&Descriptor| entry.annotations().is_ok_and(|a| a.get(REF_NAME) == Some(tag));
-                (entries.iter().filter(named).collect(), format!("image tagged '{tag}'"))
+        let Some(bytes) = self.index_bytes()? else { return Ok(None) };
+        let found = index::find(&bytes, target).map_err(|e| e.context(self.path.join(INDEX).display()))?;
+        let descriptor = match (found, target) {
+            (Found::Blob(descriptor), _) => descriptor,
+            (Found::Flat(descriptor, bytes), _) => return Ok(Some((descriptor, bytes))),
+            // A manifest that no tag names any more, or a child of an index.
+            (Found::Nothing, Some(Target::Digest(digest))) => return self.untagged(digest),
+            (Found::Nothing, _) => return Ok(None),
+            (Found::Many(many), _) => {
+                let what = target.map_or("image".to_owned(), |tag| format!("image tagged '{tag}'"));
+                let place = format!("oci:{}", self.path.display());
+                return Err(Error::not_found(format!("{} holds more than one {what}", self.path.display()))
+                    .hint(format!("choose one: {}", index::choices(&place, &many))));
             }
         };
-        match found.as_slice() {
-            [] => Ok(None),
-            [one] => Ok(Some((*one).clone())),
-            many if many.iter().all(|entry| entry.digest == many[0].digest) => Ok(Some(many[0].clone())),
-            many => Err(Error::new(Kind::NotFound, format!("{} holds more than one {what}", self.path.display()))
-                .hint(format!("choose one: {}", self.choices(many)))),
-        }
+        let bytes = blob::read_small(self.open(&descriptor.digest)?, &descriptor, MAX_MANIFEST)?;
+        Ok(Some((descriptor, bytes)))
     }
 
     /// The tags that `index.json` names, for a hint.
     pub fn tags(&self) -> Vec<String> {
-        let entries = self.entries().unwrap_or_default();
-        entries.iter().filter_map(|entry| entry.annotations().ok()?.get(REF_NAME).cloned()).collect()
+        let bytes = self.index_bytes().ok().flatten();
+        index::names(&bytes.and_then(|bytes| index::entries(&bytes).ok()).unwrap_or_default())
     }
 
     /// Opens a blob. It was not hashed: the reader's user does that.
@@ -96,11 +90,15 @@ impl Layout {
             let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::RDONLY;
             Ok(File::from(openat(&algorithm, digest.hex(), flags, Mode::empty())?))
         };
-        let file = open().map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => Error::not_found(format!("{} is not in {}", digest, self.path.display()))
-                .hint("the layout is incomplete; copy the image into it again"),
-            _ => Error::io(place(), &e),
-        })?;
+        let file = match open() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return self.flat_index(digest)?.ok_or_else(|| {
+                    Error::not_found(format!("{} is not in {}", digest, self.path.display()))
+                        .hint("the layout is incomplete; copy the image into it again")
+                });
+            }
+            opened => opened.map_err(|e| Error::io(place(), &e))?,
+        };
         let metadata = file.metadata().map_err(|e| Error::io(place(), &e))?;
         if !metadata.is_file() {
             return Err(Error::content(format!("{} is not a regular file", place())));
@@ -153,7 +151,7 @@ impl Layout {
         fs::create_dir_all(&blobs).map_err(error(&blobs))?;
         if !self.exists()? {
             let mut marker = temporary(&self.path)?;
-            marker.write_all(br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(error(&self.path))?;
+            marker.write_all(index::MARKER_CONTENT.as_bytes()).map_err(error(&self.path))?;
             publish(marker, &self.path.join(MARKER))?;
         }
         remove_garbage(&self.path);
@@ -192,7 +190,8 @@ impl Layout {
         let path = self.path.join(INDEX);
         for _ in 0..100 {
             let before = self.index_bytes()?;
-            let after = retag(before.as_deref(), tag, &entry).map_err(|e| e.context(path.display()))?;
+            let old = |entry: &Descriptor| index::annotation(entry, REF_NAME).as_deref() == Some(tag);
+            let after = index::with_entry(before.as_deref(), &entry, old).map_err(|e| e.context(path.display()))?;
             let mut file = temporary(&self.path)?;
             file.write_all(&after).map_err(|e| Error::io(format!("cannot write {}", path.display()), &e))?;
             // Tools without our lock may have been faster (faults.md F6).
@@ -220,100 +219,41 @@ impl Layout {
             }
             None => return Ok(false),
         };
-        let marker = Object::parse(&bytes).map_err(|e| e.context(path.display()))?;
-        match marker.get::<String>("imageLayoutVersion")?.as_deref() {
-            Some(version) if version.starts_with("1.") => Ok(true),
-            other => Err(Error::content(format!(
-                "{} is an OCI layout of version {}, only 1.x is known",
-                self.path.display(),
-                other.unwrap_or("unknown")
-            ))),
-        }
+        index::check_marker(&bytes).map(|()| true).map_err(|e| e.context(path.display()))
     }
 
     fn index_bytes(&self) -> Result<Option<Vec<u8>>> {
         read_limited(&self.path.join(INDEX))
     }
 
-    fn entries(&self) -> Result<Vec<Descriptor>> {
-        let path = self.path.join(INDEX);
-        let context = |e: Error| e.context(path.display());
-        let Some(bytes) = self.index_bytes()? else { return Ok(Vec::new()) };
-        let index = Object::parse(&bytes).map_err(context)?;
-        let manifests: Vec<Object> = index
-            .get("manifests")
-            .and_then(|m| m.ok_or_else(|| Error::content("the index has no 'manifests'")))
-            .map_err(context)?;
-        manifests.into_iter().map(Descriptor::from_object).collect::<Result<_>>().map_err(context)
+    /// The flat index of this digest, which is no blob, as a file.
+    fn flat_index(&self, digest: &Digest) -> Result<Option<File>> {
+        let Some(bytes) = self.index_bytes()? else { return Ok(None) };
+        let target = Target::Digest(digest.clone());
+        let Ok(Found::Flat(_, bytes)) = index::find(&bytes, Some(&target)) else { return Ok(None) };
+        let copy = || -> io::Result<File> {
+            let mut file = tempfile::tempfile()?;
+            file.write_all(&bytes)?;
+            file.rewind()?;
+            Ok(file)
+        };
+        copy().map(Some).map_err(|e| Error::io("a temporary file", &e))
     }
 
     /// A manifest that is in the layout, though `index.json` does not name it.
-    fn untagged(&self, digest: &Digest) -> Result<Option<Descriptor>> {
-        let mut bytes = Vec::new();
+    fn untagged(&self, digest: &Digest) -> Result<Option<(Descriptor, Bytes)>> {
         match self.open(digest) {
-            Ok(file) => file
-                .take(MAX_MANIFEST + 1)
-                .read_to_end(&mut bytes)
-                .map_err(|e| Error::io(self.blob_path(digest).display(), &e))?,
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let size = bytes.len() as u64;
-        if size > MAX_MANIFEST {
-            return Err(Error::content(format!("{digest} is larger than a manifest may be ({MAX_MANIFEST} bytes)")));
-        }
-        let document = crate::oci::manifest::Document::parse(&bytes, None).map_err(|e| e.context(digest))?;
-        Descriptor::new(document.media_type(), digest.clone(), size).map(Some)
-    }
-
-    fn choices(&self, entries: &[&Descriptor]) -> String {
-        let name = |entry: &&Descriptor| match entry.annotations().ok().and_then(|a| a.get(REF_NAME).cloned()) {
-            Some(tag)
-                if entries.iter().filter(|e| e.annotations().is_ok_and(|a| a.get(REF_NAME) == Some(&tag))).count()
-                    == 1 =>
-            {
-                format!("oci:{}:{tag}", self.path.display())
-            }
-            _ => format!("oci:{}@{}", self.path.display(), entry.digest),
-        };
-        entries.iter().take(20).map(name).collect::<Vec<_>>().join(", ")
-    }
-}
-
-/// `index.json` with `tag` on `entry`; every other entry and member as it was.
-fn retag(index: Option<&[u8]>, tag: &str, entry: &Descriptor) -> Result<Vec<u8>> {
-    let Some(bytes) = index else {
-        let mut index = Object::default();
-        index.set("schemaVersion", &2)?;
-        index.set("mediaType", media_type::OCI_INDEX)?;
-        index.set("manifests", &[entry.object()])?;
-        return Ok(index.to_bytes());
-    };
-    let mut index = Object::parse(bytes)?;
-    let old: Vec<Box<RawValue>> =
-        index.get("manifests")?.ok_or_else(|| Error::content("the index has no 'manifests'"))?;
-    let new = json::raw(entry.object())?;
-    let mut placed = false;
-    let mut manifests = Vec::with_capacity(old.len() + 1);
-    for raw in old {
-        let descriptor = Descriptor::from_object(Object::parse(raw.get().as_bytes())?)?;
-        if descriptor.annotations()?.get(REF_NAME).is_none_or(|name| name != tag) {
-            manifests.push(raw);
-        } else if !placed {
-            manifests.push(new.clone());
-            placed = true;
+            Ok(file) => index::untagged(file, digest).map(Some),
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
-    if !placed {
-        manifests.push(new);
-    }
-    index.set("manifests", &manifests)?;
-    Ok(index.to_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::media_type;
 
     fn image(bytes: &[u8]) -> Descriptor {
         Descriptor::new(media_type::OCI_MANIFEST, Digest::of(bytes), bytes.len() as u64).unwrap()
@@ -362,10 +302,11 @@ mod tests {
     #[test]
     fn tags_keep_each_other() {
         let (_directory, layout) = layout();
-        layout.tag("a", &image(b"1")).unwrap();
-        layout.tag("b", &image(b"2")).unwrap();
-        layout.tag("a", &image(b"3")).unwrap();
-        let get = |tag: &str| layout.resolve(Some(&Target::Tag(tag.into()))).unwrap().map(|d| d.digest);
+        for (tag, bytes) in [("a", b"1"), ("b", b"2"), ("a", b"3")] {
+            layout.write(&image(bytes), &mut &bytes[..]).unwrap();
+            layout.tag(tag, &image(bytes)).unwrap();
+        }
+        let get = |tag: &str| layout.resolve(Some(&Target::Tag(tag.into()))).unwrap().map(|(d, _)| d.digest);
         assert_eq!(get("a"), Some(Digest::of(b"3")));
         assert_eq!(get("b"), Some(Digest::of(b"2")));
         assert_eq!(get("c"), None);

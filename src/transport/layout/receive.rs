@@ -6,10 +6,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use tempfile::NamedTempFile;
 
 use super::Layout;
-use super::durable::{publish, temporary, unfinished};
 use crate::blob::Verifier;
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
+use crate::transport::durable::{publish, temporary, unfinished};
 use crate::transport::pieces::PieceReader;
 use crate::transport::{Content, blocking};
 

@@ -1,0 +1,194 @@
+//! Writes an archive that Docker, podman, containerd, skopeo and oras all take, with the same digests.
+//!
+//! The lists come first, then manifests, configs and layers: who reads a stream knows what a blob is when it comes. Same
+//! images, same bytes: no time, no owner, nothing of this machine (faults.md F20).
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, BufWriter, Read, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::blob::Verifier;
+use crate::error::{Error, Result};
+use crate::oci::descriptor::Descriptor;
+use crate::oci::digest::Digest;
+use crate::oci::reference::Repository;
+use crate::progress::{Bar, Progress};
+use crate::transport::archive::file::{self, Sink};
+use crate::transport::archive::names::Name;
+use crate::transport::archive::oci::blob_path;
+use crate::transport::archive::plan::{self, Plan};
+use crate::transport::archive::{Archive, Opened, docker};
+use crate::transport::layout::index::{INDEX, MARKER, MARKER_CONTENT};
+use crate::transport::pieces::PieceReader;
+use crate::transport::{Content, blocking};
+
+const BLOCK: usize = 512;
+const PIECE: usize = 256 << 10;
+
+/// What was recorded to be written.
+#[derive(Clone, Default)]
+pub(super) struct Pending {
+    pub(super) blobs: HashMap<Digest, (Descriptor, Content)>,
+    pub(super) manifests: HashMap<Digest, Bytes>,
+    pub(super) tags: Vec<(Name, Descriptor)>,
+    /// Completes a tag to a whole name.
+    pub(super) repository: Option<Repository>,
+    /// Of a delta: what is left out, and which image has it.
+    pub(super) since: Option<(HashSet<Digest>, String)>,
+}
+
+impl Pending {
+    /// Whether nothing has to be done for this blob any more.
+    pub(super) fn has(&self, digest: &Digest) -> bool {
+        self.blobs.contains_key(digest) || self.manifests.contains_key(digest) || self.leaves_out(digest)
+    }
+
+    pub(super) fn leaves_out(&self, digest: &Digest) -> bool {
+        self.since.as_ref().is_some_and(|(left_out, _)| left_out.contains(digest))
+    }
+}
+
+/// See [`Archive::finish`].
+pub(super) async fn finish(archive: &Archive, progress: &Arc<dyn Progress>) -> Result<()> {
+    let pending = archive.pending().clone();
+    if pending.tags.is_empty() {
+        return Ok(());
+    }
+    let place = file::show(&archive.0.path, "standard output");
+    let context = |e: Error| e.context(&place);
+    let (reading, recorded) = (archive.clone(), pending.clone());
+    let (old, plan) = blocking(move || {
+        let old = reading.existing()?;
+        let plan = plan::plan(old.as_deref(), &recorded)?;
+        Ok((old, plan))
+    })
+    .await
+    .map_err(context)?;
+    let total = plan.documents.iter().map(|(descriptor, _)| descriptor.size).sum::<u64>()
+        + plan.blobs.iter().map(|descriptor| descriptor.size).sum::<u64>();
+    let bar: Arc<dyn Bar> = progress.start(&format!("write {place}"), total).into();
+    let Plan { index, docker, documents, blobs } = plan;
+    let (path, identity) = (archive.0.path.clone(), old.as_ref().and_then(|old| old.identity.clone()));
+    let watch = bar.clone();
+    let mut tar = blocking(move || {
+        let mut tar = Tar { sink: BufWriter::with_capacity(PIECE, Sink::new(&path, identity)?) };
+        tar.small(MARKER, MARKER_CONTENT.as_bytes())?;
+        tar.small(INDEX, &index)?;
+        if let Some(docker) = docker {
+            tar.small(docker::MANIFEST, &docker)?;
+        }
+        for (descriptor, bytes) in documents {
+            tar.blob(&descriptor, &mut &bytes[..], &*watch)?;
+        }
+        Ok(tar)
+    })
+    .await
+    .map_err(context)?;
+    for descriptor in blobs {
+        let mut reader = open(&pending, old.as_ref(), &descriptor).await?;
+        let watch = bar.clone();
+        tar = blocking(move || {
+            tar.blob(&descriptor, &mut reader, &*watch)?;
+            Ok(tar)
+        })
+        .await
+        .map_err(context)?;
+    }
+    blocking(move || tar.finish()).await.map_err(context)
+}
+
+/// A blob that was recorded, or that is in the archive that is replaced.
+async fn open(pending: &Pending, old: Option<&Arc<Opened>>, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
+    if let Some((_, content)) = pending.blobs.get(&descriptor.digest) {
+        return Ok(Box::new(PieceReader::new(content.open(0).await?)));
+    }
+    let reader = old.map(|old| old.open(&descriptor.digest, 0)).transpose()?.flatten();
+    reader.ok_or_else(|| Error::not_found(format!("{} is not there any more", descriptor.digest)))
+}
+
+/// Writes members one after the other. Unlike a `tar::Builder` it writes no end when it is dropped, so that an archive
+/// that failed half-way can be told from a whole one.
+struct Tar {
+    sink: BufWriter<Sink>,
+}
+
+impl Tar {
+    fn small(&mut self, name: &str, content: &[u8]) -> Result<()> {
+        self.header(name, content.len() as u64)?;
+        self.write(content)?;
+        self.pad(content.len() as u64)
+    }
+
+    fn blob(&mut self, descriptor: &Descriptor, reader: &mut dyn Read, bar: &dyn Bar) -> Result<()> {
+        self.header(&blob_path(&descriptor.digest), descriptor.size)?;
+        let mut verifier = Verifier::new(descriptor);
+        let mut buffer = vec![0; PIECE];
+        loop {
+            let read = match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(Error::io(&descriptor.digest, &e)),
+            };
+            verifier.update(&buffer[..read])?;
+            self.write(&buffer[..read])?;
+            bar.advance(read as u64);
+        }
+        verifier.finish()?;
+        self.pad(descriptor.size)
+    }
+
+    fn header(&mut self, name: &str, size: u64) -> Result<()> {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(size);
+        // Only the name of a SHA-512 does not fit.
+        let short = &name.as_bytes()[..name.len().min(100)];
+        header.as_old_mut().name[..short.len()].copy_from_slice(short);
+        if short.len() < name.len() {
+            let mut long = header.clone();
+            long.set_entry_type(tar::EntryType::GNULongName);
+            long.as_old_mut().name = [0; 100];
+            long.as_old_mut().name[..13].copy_from_slice(b"././@LongLink");
+            let name = [name.as_bytes(), b"\0"].concat();
+            long.set_size(name.len() as u64);
+            long.set_cksum();
+            self.write(long.as_bytes())?;
+            self.write(&name)?;
+            self.pad(name.len() as u64)?;
+        }
+        header.set_cksum();
+        self.write(header.as_bytes())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.sink.write_all(bytes).map_err(|e| failed(&e))
+    }
+
+    fn pad(&mut self, size: u64) -> Result<()> {
+        let padding = (size.wrapping_neg() % BLOCK as u64) as usize;
+        self.write(&[0; BLOCK][..padding])
+    }
+
+    /// Writes the end, and lets the archive have its name.
+    fn finish(mut self) -> Result<()> {
+        self.write(&[0; 2 * BLOCK])?;
+        self.sink.flush().map_err(|e| failed(&e))?;
+        let sink = self.sink.into_inner().map_err(|e| failed(e.error()))?;
+        sink.finish()
+    }
+}
+
+fn failed(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Error::failed("whoever reads the archive stopped before its end")
+            .hint("look at what the other program said"),
+        _ => Error::io("cannot write the archive", error),
+    }
+}
