@@ -66,7 +66,8 @@ pub(super) fn publish(file: NamedTempFile, path: &Path) -> Result<()> {
     let error = |e: &io::Error| Error::io(format!("cannot write {}", path.display()), e);
     file.as_file().sync_all().map_err(|e| error(&e))?;
     file.persist(path).map_err(|e| error(&e.error))?;
-    let parent = path.parent().unwrap_or(Path::new("."));
+    // The parent of a bare name is empty.
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent).and_then(|directory| directory.sync_all()).map_err(|e| error(&e))
 }
 

@@ -2,10 +2,11 @@
 
 use crate::error::{Error, Result};
 use crate::oci::descriptor::Descriptor;
+use crate::oci::digest::Digest;
 use crate::oci::manifest::REF_NAME;
 use crate::oci::reference::{Repository, is_tag};
 use crate::transport::archive::Format;
-use crate::transport::layout::index::{CONTAINERD_NAME, annotation, whole_name};
+use crate::transport::layout::index::{CONTAINERD_NAME, REFERRER_TAG, annotation, is_referrer, whole_name};
 
 /// What an image is called in an archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub(super) struct Name {
     tag: Option<String>,
     /// `io.containerd.image.name`, with its registry.
     whole: Option<String>,
+    /// The tag of a signature or of a list of referrers, which is no image.
+    referrer: Option<String>,
 }
 
 impl Name {
@@ -22,16 +25,19 @@ impl Name {
         if text.is_empty() {
             return Ok(Name::default());
         }
+        if is_referrer_tag(text) {
+            return Ok(Name { referrer: Some(text.to_owned()), ..Name::default() });
+        }
         if format == Format::Oci && is_tag(text) {
             let whole = repository.map(|repository| format!("{repository}:{text}"));
-            return Ok(Name { tag: Some(text.to_owned()), whole });
+            return Ok(Name { tag: Some(text.to_owned()), whole, referrer: None });
         }
         match whole_name(text) {
             Some((repository, tag)) => {
                 let whole = Some(format!("{repository}:{tag}"));
-                Ok(Name { tag: Some(tag), whole })
+                Ok(Name { tag: Some(tag), whole, referrer: None })
             }
-            None if format == Format::Oci => Ok(Name { tag: Some(text.to_owned()), whole: None }),
+            None if format == Format::Oci => Ok(Name { tag: Some(text.to_owned()), ..Name::default() }),
             None => Err(Error::usage(format!("'{text}' is not a name that docker load could give an image"))
                 .hint("write docker-archive:FILE:NAME:TAG, such as docker-archive:kong.tar:kong:3.9")),
         }
@@ -45,12 +51,18 @@ impl Name {
         if let Some(tag) = &self.tag {
             entry.set_annotation(REF_NAME, tag)?;
         }
+        if let Some(referrer) = &self.referrer {
+            entry.set_annotation(REFERRER_TAG, referrer)?;
+        }
         Ok(())
     }
 
     /// Whether an image of this name takes the place of `old`. Tags decide only where one of them has no whole name:
     /// `kong:3.9` and `nginx:3.9` are two images.
     pub(super) fn replaces(&self, old: &Descriptor) -> bool {
+        if self.referrer.is_some() || is_referrer(old) {
+            return self.referrer == annotation(old, REFERRER_TAG);
+        }
         let old_tag = annotation(old, REF_NAME);
         match (&self.whole, annotation(old, CONTAINERD_NAME).or(old_tag.clone().filter(|tag| is_whole(tag)))) {
             (Some(new), Some(old)) => *new == old || whole_name(new) == whole_name(&old),
@@ -59,25 +71,28 @@ impl Name {
     }
 }
 
+/// `sha256-HEX`, and what cosign puts behind it: `.sig`, `.att`, `.sbom`.
+fn is_referrer_tag(text: &str) -> bool {
+    let digest = text.split_once('.').map_or(text, |(digest, _)| digest);
+    digest.split_once('-').is_some_and(|(algorithm, hex)| format!("{algorithm}:{hex}").parse::<Digest>().is_ok())
+}
+
 fn is_whole(name: &str) -> bool {
     name.contains(['/', ':'])
 }
 
-/// The name for `manifest.json` that an entry of `index.json` has: without what Docker takes for granted.
+/// The name for `manifest.json` that an entry of `index.json` has. The registry stays in it: Docker takes it off, and
+/// podman would put `localhost/` in its place.
 pub(super) fn repo_tag(entry: &Descriptor) -> Option<String> {
     let name = annotation(entry, CONTAINERD_NAME).or(annotation(entry, REF_NAME).filter(|name| is_whole(name)))?;
-    let (repository, tag) = whole_name(&name)?;
-    let path = match repository.registry.as_str() {
-        "docker.io" => repository.path.strip_prefix("library/").unwrap_or(&repository.path).to_owned(),
-        _ => repository.to_string(),
-    };
-    Some(format!("{path}:{tag}"))
+    whole_name(&name).map(|(repository, tag)| format!("{repository}:{tag}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::digest::Digest;
+
+    const SIGNATURE: &str = "sha256-e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855.sig";
 
     fn entry(name: &Name) -> Descriptor {
         let mut entry = Descriptor::new("x", Digest::of(b""), 0).unwrap();
@@ -90,29 +105,26 @@ mod tests {
         let kong = Repository { registry: "docker.io".into(), path: "library/kong".into() };
         let own = Repository { registry: "r.example.com:5000".into(), path: "a/kong".into() };
         use Format::{Docker, Oci};
-        for (text, format, repository, tag, whole, docker) in [
-            ("3.9", Oci, Some(&kong), Some("3.9"), Some("docker.io/library/kong:3.9"), Some("kong:3.9")),
-            (
-                "3.9",
-                Oci,
-                Some(&own),
-                Some("3.9"),
-                Some("r.example.com:5000/a/kong:3.9"),
-                Some("r.example.com:5000/a/kong:3.9"),
-            ),
-            ("3.9", Oci, None, Some("3.9"), None, None),
-            ("kong:3.9", Oci, Some(&own), Some("3.9"), Some("docker.io/library/kong:3.9"), Some("kong:3.9")),
-            ("a/kong", Oci, None, Some("latest"), Some("docker.io/a/kong:latest"), Some("a/kong:latest")),
-            ("A+odd", Oci, Some(&kong), Some("A+odd"), None, None),
-            ("kong", Docker, None, Some("latest"), Some("docker.io/library/kong:latest"), Some("kong:latest")),
-            ("r.io/kong:1", Docker, None, Some("1"), Some("r.io/kong:1"), Some("r.io/kong:1")),
-            ("", Oci, Some(&kong), None, None, None),
+        for (text, format, repository, tag, whole) in [
+            ("3.9", Oci, Some(&kong), Some("3.9"), Some("docker.io/library/kong:3.9")),
+            ("3.9", Oci, Some(&own), Some("3.9"), Some("r.example.com:5000/a/kong:3.9")),
+            ("3.9", Oci, None, Some("3.9"), None),
+            ("kong:3.9", Oci, Some(&own), Some("3.9"), Some("docker.io/library/kong:3.9")),
+            ("a/kong", Oci, None, Some("latest"), Some("docker.io/a/kong:latest")),
+            ("A+odd", Oci, Some(&kong), Some("A+odd"), None),
+            ("kong", Docker, None, Some("latest"), Some("docker.io/library/kong:latest")),
+            ("r.io/kong:1", Docker, None, Some("1"), Some("r.io/kong:1")),
+            ("", Oci, Some(&kong), None, None),
         ] {
             let name = Name::new(text, format, repository).unwrap();
             assert_eq!((name.tag.as_deref(), name.whole.as_deref()), (tag, whole), "{text}");
-            assert_eq!(repo_tag(&entry(&name)).as_deref(), docker, "{text}");
+            assert_eq!(repo_tag(&entry(&name)).as_deref(), whole, "{text}");
         }
         assert!(Name::new("A+odd", Docker, None).is_err());
+        for format in [Oci, Docker] {
+            let signature = Name::new(SIGNATURE, format, Some(&kong)).unwrap();
+            assert_eq!(signature, Name { referrer: Some(SIGNATURE.into()), ..Name::default() }, "is no image");
+        }
     }
 
     #[test]
@@ -127,6 +139,9 @@ mod tests {
             ("3.9", "3.8", false),
             ("", "3.9", false),
             ("", "", true),
+            ("", SIGNATURE, false),
+            (SIGNATURE, SIGNATURE, true),
+            (SIGNATURE, &SIGNATURE[..71], false),
         ] {
             assert_eq!(name(new).replaces(&entry(&name(old))), replaced, "{new} {old}");
         }

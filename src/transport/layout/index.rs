@@ -27,6 +27,10 @@ pub(in crate::transport) const MARKER_CONTENT: &str = r#"{"imageLayoutVersion":"
 /// The annotation with an image's whole name, by which containerd and podman import it.
 pub(in crate::transport) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
+/// The annotation with the tag of what refers to an image. As a name it would make an image of it, which importers then
+/// try to unpack.
+pub(in crate::transport) const REFERRER_TAG: &str = "dev.capatch.referrer-tag";
+
 /// What was found under a name.
 #[derive(Debug)]
 pub(in crate::transport) enum Found {
@@ -63,7 +67,7 @@ pub(in crate::transport) fn entries(bytes: &[u8]) -> Result<Vec<Descriptor>> {
 pub(in crate::transport) fn find(bytes: &[u8], target: Option<&Target>) -> Result<Found> {
     let all = entries(bytes)?;
     let found: Vec<Descriptor> = match target {
-        None => all.clone(),
+        None => all.iter().filter(|entry| !is_referrer(entry)).cloned().collect(),
         Some(Target::Digest(digest)) => {
             return Ok(match all.iter().find(|entry| entry.digest == *digest) {
                 Some(entry) => Found::Blob(entry.clone()),
@@ -85,7 +89,7 @@ pub(in crate::transport) fn find(bytes: &[u8], target: Option<&Target>) -> Resul
 /// The entries that `name` means: a tag as it stands there, or a whole name in any spelling.
 fn named(all: &[Descriptor], name: &str) -> Vec<Descriptor> {
     let by = |matches: &dyn Fn(&Descriptor) -> bool| all.iter().filter(|e| matches(e)).cloned().collect::<Vec<_>>();
-    let exact = by(&|entry| annotation(entry, REF_NAME).as_deref() == Some(name));
+    let exact = by(&|entry| [REF_NAME, REFERRER_TAG].iter().any(|key| annotation(entry, key).as_deref() == Some(name)));
     if !exact.is_empty() {
         return exact;
     }
@@ -125,6 +129,10 @@ fn name_of(entry: &Descriptor) -> Option<String> {
 
 pub(in crate::transport) fn annotation(entry: &Descriptor, name: &str) -> Option<String> {
     entry.annotations().ok()?.get(name).filter(|value| !value.is_empty()).cloned()
+}
+
+pub(in crate::transport) fn is_referrer(entry: &Descriptor) -> bool {
+    annotation(entry, REFERRER_TAG).is_some()
 }
 
 /// How the user can choose one of `many`: `place:NAME`, or `place@DIGEST` where a name says too little.
