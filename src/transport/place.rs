@@ -72,10 +72,9 @@ impl Place {
     pub fn for_push(self, source: &Reference) -> Self {
         match self {
             Place::Registry(repository) => Place::Registry(repository.for_push()),
-            Place::Archive(archive) => Place::Archive(match source.name() {
-                Some((repository, _)) => archive.named_after(repository),
-                None => archive,
-            }),
+            Place::Archive(archive) => {
+                Place::Archive(archive.for_push(source.name().map(|(repository, _)| repository)))
+            }
             place => place,
         }
     }

@@ -134,13 +134,13 @@ fn read(file: File, in_place: bool, metadata: &fs::Metadata, place: &str) -> Res
             Ok(Source { tar: spool(head.chain(ours), "tar", place)?, compressed: false, identity })
         }
         Ok(Compression::None) => {
-            Err(Error::content("there is nothing in it").hint("look at what should have written it"))
+            Err(Error::content(format!("{place} is empty")).hint("look at what should have written it"))
         }
         Ok(compression) => {
             let tar = spool(Decoder::new(head.chain(ours))?, &compression.to_string(), place)?;
             Ok(Source { tar, compressed: true, identity })
         }
-        Err(_) => Err(Error::content(format!("this is {}, not an image archive", compression::describe(&head)))
+        Err(_) => Err(Error::content(format!("{place} is {}, not an image archive", compression::describe(&head)))
             .hint("an archive is what docker save, podman save or skopeo copy … oci-archive:FILE writes")),
     }
 }

@@ -143,10 +143,14 @@ impl Archive {
         self.pending().manifests.insert(descriptor.digest.clone(), bytes);
     }
 
-    /// The same archive; a tag that is written is completed to a whole name by `repository`.
+    /// The same archive, to be written to: `-` is standard output from now on. `repository` completes a tag to a whole
+    /// name.
     #[must_use]
-    pub fn named_after(self, repository: Repository) -> Self {
-        self.pending().repository = Some(repository);
+    pub fn for_push(self, repository: Option<Repository>) -> Self {
+        {
+            let mut pending = self.pending();
+            (pending.is_destination, pending.repository) = (true, repository);
+        }
         self
     }
 
@@ -182,8 +186,14 @@ impl Archive {
         file::show(&self.0.path, "standard input")
     }
 
-    /// The archive to read; `None`: there is no such file. Looked at once.
+    /// The archive to read; `None`: there is no such file.
     fn opened(&self) -> Result<Option<Arc<Opened>>> {
+        let is_destination = self.pending().is_destination;
+        if is_destination { self.existing() } else { self.looked_at() }
+    }
+
+    /// The archive in the file, which is looked at once.
+    fn looked_at(&self) -> Result<Option<Arc<Opened>>> {
         let mut opened = self.0.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.get_or_insert_with(|| self.look()).clone()
     }
@@ -200,7 +210,7 @@ impl Archive {
             return Ok(None);
         }
         let refuse = |why: String, hint: &str| Err(Error::new(Kind::DestinationRefused, why).hint(hint));
-        match self.opened() {
+        match self.looked_at() {
             Ok(Some(opened)) if opened.compressed => refuse(
                 format!("{} is compressed, and archives are written without compression", self.show()),
                 "name a new file",

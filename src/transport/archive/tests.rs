@@ -124,7 +124,7 @@ fn what_is_no_archive_is_told_so() {
     let frames = layout(&[&one], &index);
     let in_directory: Vec<_> = [dir("kong/"), file("kong/oci-layout", b"{}"), file("kong/index.json", &index)].into();
     for (what, bytes, words) in [
-        ("empty", Vec::new(), "nothing in it"),
+        ("empty", Vec::new(), "is empty"),
         ("text", b"hello".to_vec(), "not an image archive"),
         ("a page", b"<!DOCTYPE html><html>".to_vec(), "an HTML page"),
         ("a zip", b"PK\x03\x04".to_vec(), "a zip archive"),
@@ -223,7 +223,7 @@ fn record(archive: &Archive, image: &Image, name: &str) {
         archive.add_manifest(descriptor, Bytes::copy_from_slice(bytes));
     }
     let kong = Repository { registry: "docker.io".into(), path: "library/kong".into() };
-    archive.clone().named_after(kong).tag(name, &image.manifest).unwrap();
+    archive.clone().for_push(Some(kong)).tag(name, &image.manifest).unwrap();
 }
 
 async fn write(path: &Path, images: &[(&Image, &str)]) -> Result<()> {

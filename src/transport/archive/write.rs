@@ -33,6 +33,7 @@ pub(super) struct Pending {
     pub(super) blobs: HashMap<Digest, (Descriptor, Content)>,
     pub(super) manifests: HashMap<Digest, Bytes>,
     pub(super) tags: Vec<(Name, Descriptor)>,
+    pub(super) is_destination: bool,
     /// Completes a tag to a whole name.
     pub(super) repository: Option<Repository>,
     /// Of a delta: what is left out, and which image has it.
