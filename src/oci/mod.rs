@@ -9,3 +9,4 @@ pub mod media_type;
 pub mod platform;
 pub mod reference;
 pub mod repository;
+pub mod time;

@@ -328,7 +328,7 @@ impl Place {
             }
             Place::Layout(layout) => write(layout, descriptor, bytes).await?,
             Place::Archive(archive) => archive.add_manifest(descriptor, bytes.clone()),
-            Place::Containerd(containerd, _) => containerd.push_manifest(descriptor, bytes).await?,
+            Place::Containerd(containerd, _) => return containerd.push_manifest(descriptor, bytes).await,
         }
         Ok(Stored::Stored)
     }
@@ -351,7 +351,7 @@ impl Place {
                 archive.tag(tag, descriptor)?;
             }
             Place::Containerd(containerd, repository) => {
-                containerd.publish(&format!("{repository}:{tag}"), descriptor, bytes).await?;
+                return containerd.publish(&format!("{repository}:{tag}"), descriptor, bytes).await;
             }
         }
         Ok(Stored::Stored)
