@@ -143,6 +143,11 @@ fn only_registries_and_engines_are_spoken_to() {
 }
 
 #[test]
+fn only_containerd_is_spoken_to_in_grpc() {
+    only_in(&["transport/containerd/"], &["tonic", "prost"]);
+}
+
+#[test]
 fn only_transports_and_the_command_line_touch_files() {
     only_in(&["transport/", "cli/", "blob.rs"], &["std::fs", "fs::", "File::open", "OpenOptions"]);
 }

@@ -1,6 +1,7 @@
 //! A containerd of our own, in its own pid and mount namespace: when that ends, so does everything it started.
 
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
@@ -14,8 +15,10 @@ pub(crate) struct Containerd {
     process: Child,
     /// The first process of the pid namespace, which is containerd.
     init: u32,
-    namespace: String,
+    pub(crate) namespace: String,
     snapshotter: &'static str,
+    /// Where its programs are looked for first.
+    programs: Option<PathBuf>,
     data: TempDir,
 }
 
@@ -27,7 +30,18 @@ pub(crate) struct Container<'a> {
 }
 
 impl Containerd {
+    /// Debian's.
     pub(crate) fn start() -> Self {
+        Self::start_from(None, "")
+    }
+
+    /// Debian's, and containerd 2 where Go could build it; `settings` are added to the configuration.
+    pub(crate) fn start_each(settings: &str) -> Vec<Self> {
+        let built = tools::containerd_2().into_iter().map(Some);
+        std::iter::once(None).chain(built).map(|programs| Self::start_from(programs, settings)).collect()
+    }
+
+    fn start_from(programs: Option<PathBuf>, settings: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let namespace = format!("capatch-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
 
@@ -38,7 +52,7 @@ impl Containerd {
             data.path().join("config.toml"),
             format!(
                 "version = 2\nroot = '{path}/root'\nstate = '{path}/state'\n\
-                 disabled_plugins = ['io.containerd.grpc.v1.cri']\n[grpc]\naddress = '{path}/socket'\n"
+                 disabled_plugins = ['io.containerd.grpc.v1.cri']\n[grpc]\naddress = '{path}/socket'\n{settings}"
             ),
         )
         .unwrap();
@@ -50,7 +64,7 @@ impl Containerd {
              exec containerd --config '{path}/config.toml'"
         );
         let log = File::create(data.path().join("log")).unwrap();
-        let process = tools::command("setpriv")
+        let process = with_path(tools::command("setpriv"), programs.as_ref())
             .args(["--pdeathsig", "KILL"])
             .args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["sh", "-c", &script])
@@ -59,7 +73,7 @@ impl Containerd {
             .spawn()
             .unwrap();
 
-        let mut containerd = Self { process, init: 0, namespace, snapshotter: "overlayfs", data };
+        let mut containerd = Self { process, init: 0, namespace, snapshotter: "overlayfs", programs, data };
         containerd.wait_until_it_answers();
         let plugins = tools::run(&mut containerd.ctr(&["plugins", "ls"]));
         let overlay = plugins.lines().any(|line| line.contains(" overlayfs ") && line.trim_end().ends_with("ok"));
@@ -89,16 +103,33 @@ impl Containerd {
 
     /// A command among containerd's processes and mounts.
     fn inside(&self, program: &str) -> Command {
-        let mut command = tools::command("nsenter");
+        let mut command = with_path(tools::command("nsenter"), self.programs.as_ref());
         command.args(["--target", &self.init.to_string(), "--mount", "--pid", "--", program]);
         command
     }
 
-    fn ctr(&self, args: &[&str]) -> Command {
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.data.path().join("socket")
+    }
+
+    pub(crate) fn ctr(&self, args: &[&str]) -> Command {
         let mut command = self.inside("ctr");
-        command.arg("--address").arg(self.data.path().join("socket"));
-        command.args(["--namespace", &self.namespace]).args(args);
+        command.arg("--address").arg(self.socket()).args(["--namespace", &self.namespace]).args(args);
         command
+    }
+
+    /// The digests of all content in the namespace, in order.
+    pub(crate) fn content(&self) -> Vec<String> {
+        let list = tools::run(&mut self.ctr(&["content", "ls", "--quiet"]));
+        let mut digests: Vec<_> = list.lines().map(str::to_owned).collect();
+        digests.sort();
+        digests
+    }
+
+    /// Lets containerd collect garbage, and waits until it has.
+    pub(crate) fn collect_garbage(&self) {
+        tools::run(&mut self.ctr(&["leases", "create", "--id", "for-collection"]));
+        tools::run(&mut self.ctr(&["leases", "delete", "--sync", "for-collection"]));
     }
 
     pub(crate) fn pull(&self, image: &str) {
@@ -155,6 +186,14 @@ impl Container<'_> {
         let value = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         value.unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
     }
+}
+
+fn with_path(mut command: Command, programs: Option<&PathBuf>) -> Command {
+    if let Some(programs) = programs {
+        let path = std::env::var("PATH").unwrap();
+        command.env("PATH", format!("{}:{path}", programs.display()));
+    }
+    command
 }
 
 impl Drop for Container<'_> {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod containerd;
+mod containerd_content;
 mod image;
 mod registry;
 mod tools;

@@ -84,3 +84,14 @@ pub(crate) fn crane() -> Option<Command> {
         None
     }
 }
+
+/// The directory with containerd 2, or nothing where there is no Go to build it with.
+pub(crate) fn containerd_2() -> Option<PathBuf> {
+    let built = target().join("tools/bin");
+    if built.join("containerd").exists() {
+        return Some(built);
+    }
+    let go = Command::new("go").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    assert!(!go, "Go is there, but containerd 2 is not: {INSTALL}");
+    None
+}
