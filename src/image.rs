@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::layer::lookup::LayerSource;
 use crate::oci::config::ImageConfig;
 use crate::oci::descriptor::Descriptor;
@@ -56,6 +56,11 @@ pub async fn resolve(place: &Place, reference: &Reference) -> Result<Root> {
     let error = Error::not_found(format!("{reference} does not exist"));
     if let Place::Registry(_) = place {
         return Err(error.hint("check the name and the tag; a private repository also looks like this without a login"));
+    }
+    if let Place::Containerd(containerd, repository) = place {
+        let target = reference.target().cloned().unwrap_or_else(|| Target::Tag("latest".to_owned()));
+        let name = Reference::Registry { repository: repository.clone(), target: Some(target) };
+        return Err(containerd.no_image(&name.to_string()).await);
     }
     let names = place.names().await.unwrap_or_default();
     Err(match (names.as_slice(), place) {
@@ -109,8 +114,27 @@ async fn node(place: &Place, root: Root, depth: usize, budget: &Budget) -> Resul
         })
     };
     let children = stream::iter(index.manifests.clone().into_iter().map(child)).buffered(MANIFESTS_AT_ONCE);
-    let children: Vec<Option<Node>> = children.try_collect().await?;
+    let children: Vec<Option<Node>> = match children.try_collect().await {
+        Err(error) if error.kind() == error::Kind::NotFound => return Err(incomplete(place, &index, error).await),
+        children => children?,
+    };
     Ok(Node::Index(root.descriptor, index, children, root.bytes))
+}
+
+/// `error`, about a manifest of `index` that is missing, with a hint what of it is there: container engines fetch only
+/// the platform that they run on.
+async fn incomplete(place: &Place, index: &Index, error: Error) -> Error {
+    let mut there = Vec::new();
+    for descriptor in index.manifests.iter().take(NAMES_SHOWN) {
+        let Ok(Some(platform)) = descriptor.platform() else { continue };
+        if !platform.is_unknown() && place.document(descriptor).await.is_ok() {
+            there.push(format!("@{} for {platform}", descriptor.digest));
+        }
+    }
+    match there.as_slice() {
+        [] => error,
+        there => error.hint(format!("only some platforms are there; name one by its digest: {}", there.join(", "))),
+    }
 }
 
 impl Image {

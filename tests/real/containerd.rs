@@ -112,6 +112,13 @@ impl Containerd {
         self.data.path().join("socket")
     }
 
+    /// `capatch ARGS…` with this containerd and its namespace in the environment.
+    pub(crate) fn capatch(&self, args: &[&str]) -> Command {
+        let mut command = tools::command(env!("CARGO_BIN_EXE_capatch"));
+        command.env("CONTAINERD_ADDRESS", self.socket()).env("CONTAINERD_NAMESPACE", &self.namespace).args(args);
+        command
+    }
+
     pub(crate) fn ctr(&self, args: &[&str]) -> Command {
         let mut command = self.inside("ctr");
         command.arg("--address").arg(self.socket()).args(["--namespace", &self.namespace]).args(args);

@@ -5,6 +5,7 @@
 
 mod containerd;
 mod containerd_content;
+mod containerd_images;
 mod image;
 mod registry;
 mod tools;

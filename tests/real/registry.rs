@@ -87,6 +87,19 @@ impl Registry {
         )
     }
 
+    /// Stores a manifest or an index.
+    pub(crate) fn put_manifest(&self, tag: &str, media_type: &str, body: &str) {
+        let file = self.data.path().join("put");
+        fs::write(&file, body).unwrap();
+        tools::run(
+            tools::command("curl")
+                .args(["--silent", "--show-error", "--fail", "--noproxy", "*", "--upload-file"])
+                .arg(&file)
+                .args(["--header", &format!("Content-Type: {media_type}")])
+                .arg(format!("http://127.0.0.1:{}/v2/kong/manifests/{tag}", self.port)),
+        );
+    }
+
     pub(crate) fn digest(&self, tag: &str) -> String {
         let file = self.data.path().join("manifest");
         fs::write(&file, self.raw_manifest(tag)).unwrap();
