@@ -58,7 +58,7 @@ cargo clippy --version >/dev/null 2>&1 || fail "there is no clippy; please run: 
 if go_tools_are_there "${!GO_TOOLS[@]}"; then
     :
 elif command -v go >/dev/null; then
-    step "install ${!GO_TOOLS[*]}" install_go_tools "${!GO_TOOLS[@]}"
+    step "install tools of Go" install_go_tools "${!GO_TOOLS[@]}"
 else
     remarks+=("without ${!GO_TOOLS[*]}: there is no Go here to build them with")
 fi

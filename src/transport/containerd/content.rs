@@ -87,7 +87,8 @@ pub(super) async fn read(shared: &Shared, descriptor: &Descriptor, offset: u64) 
             }
             let answer = rpc::next(&mut answers, stall).await?.map_err(|refusal| unreadable(&digest, refusal))?;
             let short = || Error::content(format!("{digest} ended {left} bytes early in containerd"));
-            let data = answer.ok_or_else(short)?.data;
+            // An empty piece would be no progress and yet no silence.
+            let data = answer.map(|answer| answer.data).filter(|data| !data.is_empty()).ok_or_else(short)?;
             let left = left
                 .checked_sub(data.len() as u64)
                 .ok_or_else(|| Error::content(format!("containerd sends more of {digest} than it was asked for")))?;

@@ -161,23 +161,4 @@ impl Containerd {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_have_one_form() {
-        let at = |address: &str, namespace: &str| {
-            Containerd::new(Options { address: address.into(), namespace: namespace.into() })
-        };
-        let plain = at("/run/containerd/containerd.sock", "default");
-        assert_eq!(plain.0.options.address.to_str(), Some("/run/containerd/containerd.sock"));
-        for (address, namespace, same) in [
-            ("/run/containerd/containerd.sock", "default", true),
-            ("unix:///run/containerd/containerd.sock", "default", true),
-            ("/run/containerd/containerd.sock", "k8s.io", false),
-            ("/run/k3s/containerd/containerd.sock", "default", false),
-        ] {
-            assert_eq!(plain.is_same(&at(address, namespace)), same, "{address} {namespace}");
-        }
-    }
-}
+mod tests;
