@@ -112,6 +112,24 @@ async fn blobs_come_back_as_they_went() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn content_that_nobody_reads_at_the_moment_holds_up_no_other() {
+    for containerd in Containerd::start_each("") {
+        let client = client(&containerd);
+        let (descriptor, bytes) = blob(1, 8 * MIB);
+        client.push_blob(&descriptor, &bytes.clone().into(), None).await.unwrap();
+        let mut open = Vec::new();
+        for _ in 0..20 {
+            let mut stream = client.blob(&descriptor, 0).await.unwrap();
+            stream.next().await.unwrap().unwrap();
+            open.push(stream);
+        }
+        let read = tokio::time::timeout(Duration::from_secs(20), read(&client, &descriptor, 0));
+        assert_eq!(read.await.expect("the others are in the way"), bytes);
+        drop(open);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_belongs_to_an_image_is_kept_and_nothing_else() {
     for containerd in Containerd::start_each("") {
         let client = client(&containerd);

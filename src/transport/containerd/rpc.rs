@@ -20,7 +20,8 @@ use crate::error::{Error, Kind, Result};
 const MESSAGE_LIMIT: usize = 16 << 20;
 /// Bytes that containerd may send on one stream before we have read them.
 const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// On all streams together: so much that streams which nobody reads at the moment hold up no other.
+const CONNECTION_WINDOW: u32 = 1 << 30;
 
 /// Where containerd listens in the distributions that bring their own.
 const USUAL: [(&str, &str); 5] = [
