@@ -65,7 +65,9 @@ pub async fn resolve(place: &Place, reference: &Reference) -> Result<Root> {
     let names = place.names().await.unwrap_or_default();
     Err(match (names.as_slice(), place) {
         ([], Place::Layout(_)) => error.hint("name a directory that holds an OCI layout, and a tag in it"),
-        ([], Place::Archive(_)) => error.hint("name a file that holds an image archive, and an image in it"),
+        ([], Place::Archive(_)) if !matches!(reference, Reference::Daemon { .. }) => {
+            error.hint("name a file that holds an image archive, and an image in it")
+        }
         ([], _) => error,
         (names, _) => error.hint(format!("there are {}", names[..names.len().min(NAMES_SHOWN)].join(", "))),
     })

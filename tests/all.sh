@@ -9,6 +9,7 @@ source tests/install.sh
 NEEDED=(
     mmdebstrap:mmdebstrap gpgv:gpgv /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
     docker-registry:docker-registry skopeo:skopeo umoci:umoci containerd:containerd ctr:containerd runc:runc
+    dockerd:docker.io docker:docker.io podman:podman
     getcap:libcap2-bin curl:curl jq:jq ip:iproute2 gcc:build-essential
 )
 become_root tests/all.sh "${NEEDED[*]#*:}"

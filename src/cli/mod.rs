@@ -136,7 +136,8 @@ impl Common {
             address: self.containerd_address.clone(),
             namespace: self.containerd_namespace.clone(),
         };
-        Ok(Transports { registries, containerd })
+        let docker = std::env::var("DOCKER_HOST").unwrap_or_default();
+        Ok(Transports { registries, containerd, docker })
     }
 
     fn output(&self) -> Output {

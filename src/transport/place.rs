@@ -15,6 +15,7 @@ use crate::oci::reference::{self, Reference, Target};
 use crate::progress::Progress;
 use crate::transport::archive::Archive;
 use crate::transport::containerd::{self, Containerd};
+use crate::transport::docker::Engine;
 use crate::transport::layout::Layout;
 use crate::transport::pieces::PieceReader;
 use crate::transport::registry::{Client, Pushed, Repository, Stored};
@@ -40,6 +41,8 @@ pub struct Transports {
     pub registries: Client,
     /// The containerd, and the namespace in it.
     pub containerd: containerd::Options,
+    /// The Docker engine, as `DOCKER_HOST` has it; empty for the usual socket.
+    pub docker: String,
 }
 
 /// A manifest or index as it was found: its descriptor, its bytes, and what they mean.
@@ -63,7 +66,9 @@ impl Place {
             Reference::Containerd { repository, .. } => {
                 Place::Containerd(Containerd::new(transports.containerd.clone()), repository.clone())
             }
-            Reference::Daemon { .. } => return Err(Error::failed("not yet")),
+            Reference::Daemon { repository, .. } => {
+                Place::Archive(Archive::of_engine(Engine::new(&transports.docker)?, repository.clone()))
+            }
         })
     }
 
@@ -100,9 +105,7 @@ impl Place {
                 (Some(descriptor.media_type), bytes, Some(descriptor.digest))
             }
             Place::Archive(archive) => {
-                let (archive, target) = (archive.clone(), target.cloned());
-                let found = blocking(move || archive.resolve(target.as_ref())).await?;
-                let Some((descriptor, bytes)) = found else { return Ok(None) };
+                let Some((descriptor, bytes)) = archive.find(target).await? else { return Ok(None) };
                 (Some(descriptor.media_type), bytes, Some(descriptor.digest))
             }
             Place::Containerd(containerd, repository) => {
@@ -131,10 +134,7 @@ impl Place {
         match self {
             Place::Registry(_) => Ok(Vec::new()),
             Place::Layout(layout) => Ok(layout.tags()),
-            Place::Archive(archive) => {
-                let archive = archive.clone();
-                blocking(move || archive.names()).await
-            }
+            Place::Archive(archive) => archive.list().await,
             Place::Containerd(containerd, _) => containerd.names().await,
         }
     }

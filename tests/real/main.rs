@@ -6,6 +6,7 @@
 mod containerd;
 mod containerd_content;
 mod containerd_images;
+mod docker;
 mod image;
 mod registry;
 mod tools;

@@ -11,6 +11,7 @@ use lzma_rust2::XzReader;
 use rustix::fs::{Access, OFlags, access};
 use tempfile::NamedTempFile;
 
+use super::engine::PipeWriter;
 use crate::archive::compression::{self, Decoder, from_io, sniff};
 use crate::blob::{Spool, SpoolWriter};
 use crate::error::{Error, Kind, Result};
@@ -212,6 +213,8 @@ pub(super) enum Sink {
     File(NamedTempFile, PathBuf, Option<Identity>),
     /// Standard output.
     Pipe(File),
+    /// A Docker engine.
+    Engine(PipeWriter),
 }
 
 impl Sink {
@@ -239,6 +242,7 @@ impl Sink {
     pub(super) fn finish(self) -> Result<()> {
         match self {
             Sink::Pipe(_) => Ok(()),
+            Sink::Engine(pipe) => pipe.finish(),
             Sink::File(file, path, old) => {
                 let now = Identity::at(&path);
                 if now != old && now.is_some_and(|now| !now.is_empty_file()) {
@@ -256,6 +260,7 @@ impl Write for Sink {
         match self {
             Sink::File(file, ..) => file.write(buffer),
             Sink::Pipe(file) => file.write(buffer),
+            Sink::Engine(pipe) => pipe.write(buffer),
         }
     }
 

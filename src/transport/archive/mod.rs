@@ -4,6 +4,7 @@
 //! for the names. What is written is both at once, so that every tool takes it with the same digest.
 
 mod docker;
+mod engine;
 mod file;
 mod members;
 mod names;
@@ -28,8 +29,9 @@ use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::reference::{Repository, Target};
 use crate::progress::Progress;
-use crate::transport::Content;
+use crate::transport::docker::Engine;
 use crate::transport::layout::index::{INDEX, MARKER};
+use crate::transport::{Content, blocking};
 
 pub use crate::oci::reference::ArchiveFormat as Format;
 
@@ -40,6 +42,8 @@ pub struct Archive(Arc<Shared>);
 struct Shared {
     path: PathBuf,
     format: Format,
+    /// Where the archive comes from and goes to instead of a file.
+    engine: Option<engine::Attached>,
     /// The file as it was found, once it was looked at.
     opened: Mutex<Option<Result<Option<Arc<Opened>>>>>,
     pending: Mutex<Pending>,
@@ -64,12 +68,47 @@ impl Archive {
     /// The archive in `path`; `-` is standard input when it is read and standard output when it is written. Nothing is
     /// opened yet.
     pub fn new(path: impl Into<PathBuf>, format: Format) -> Self {
-        Archive(Arc::new(Shared { path: path.into(), format, opened: Mutex::default(), pending: Mutex::default() }))
+        Archive(Arc::new(Shared {
+            path: path.into(),
+            format,
+            engine: None,
+            opened: Mutex::default(),
+            pending: Mutex::default(),
+        }))
+    }
+
+    /// What a Docker engine saves and loads of the images in `repository`. Nothing is asked yet.
+    pub fn of_engine(engine: Engine, repository: Repository) -> Self {
+        Archive(Arc::new(Shared {
+            path: PathBuf::new(),
+            format: Format::Oci,
+            engine: Some(engine::Attached::new(engine, repository)),
+            opened: Mutex::default(),
+            pending: Mutex::default(),
+        }))
+    }
+
+    /// What `target` names: as [`Archive::resolve`], of an engine too.
+    pub async fn find(&self, target: Option<&Target>) -> Result<Option<(Descriptor, Bytes)>> {
+        let target = match &self.0.engine {
+            // An engine replaces the image that has the name, as docker load and docker pull do.
+            Some(_) if self.pending().is_destination => return Ok(None),
+            Some(attached) => {
+                attached.save(target).await?;
+                None
+            }
+            None => target.cloned(),
+        };
+        let archive = self.clone();
+        blocking(move || archive.resolve(target.as_ref())).await
     }
 
     /// Whether both are one file. Standard input and output are not.
     pub fn is_same(&self, other: &Archive) -> bool {
         let (a, b) = (&self.0.path, &other.0.path);
+        if let (Some(a), Some(b)) = (&self.0.engine, &other.0.engine) {
+            return a.engine.is_same(&b.engine);
+        }
         Arc::ptr_eq(&self.0, &other.0)
             || (!file::is_pipe(a)
                 && (a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)))
@@ -85,6 +124,15 @@ impl Archive {
             Images::Docker(images) => images.resolve(&opened.members, target, &place),
         };
         resolved.map_err(|e| e.context(self.show()))
+    }
+
+    /// The names of all images: as [`Archive::names`], of an engine too.
+    pub async fn list(&self) -> Result<Vec<String>> {
+        if let Some(attached) = &self.0.engine {
+            return attached.engine.names().await;
+        }
+        let archive = self.clone();
+        blocking(move || archive.names()).await
     }
 
     /// The names of the images in the archive, for hints and to copy them all.
@@ -129,6 +177,9 @@ impl Archive {
 
     /// Refuses a file that is there and no archive, and a place that cannot be written to. Writes nothing.
     pub fn check_writable(&self) -> Result<()> {
+        if self.0.engine.is_some() {
+            return Ok(());
+        }
         self.existing()?;
         file::check_writable(&self.0.path)
     }
@@ -149,7 +200,8 @@ impl Archive {
     pub fn for_push(self, repository: Option<Repository>) -> Self {
         {
             let mut pending = self.pending();
-            (pending.is_destination, pending.repository) = (true, repository);
+            let own = self.0.engine.as_ref().map(|attached| attached.repository.clone());
+            (pending.is_destination, pending.repository) = (true, own.or(repository));
         }
         self
     }
@@ -183,6 +235,9 @@ impl Archive {
 
     /// For messages.
     fn show(&self) -> String {
+        if let Some(attached) = &self.0.engine {
+            return attached.engine.to_string();
+        }
         file::show(&self.0.path, "standard input")
     }
 
@@ -199,14 +254,21 @@ impl Archive {
     }
 
     fn look(&self) -> Result<Option<Arc<Opened>>> {
-        let Some(source) = file::open(&self.0.path)? else { return Ok(None) };
+        let source = match &self.0.engine {
+            Some(attached) => attached.saved(),
+            None => file::open(&self.0.path)?,
+        };
+        let Some(source) = source else { return Ok(None) };
         Opened::new(source).map(|opened| Some(Arc::new(opened))).map_err(|e| e.context(self.show()))
     }
 
     /// The archive that is to be written to, as it is now; `None`: there is none, or standard output.
     fn existing(&self) -> Result<Option<Arc<Opened>>> {
         let path = &self.0.path;
-        if file::is_pipe(path) || Identity::at(path).is_some_and(|identity| identity.is_empty_file()) {
+        if self.0.engine.is_some()
+            || file::is_pipe(path)
+            || Identity::at(path).is_some_and(|identity| identity.is_empty_file())
+        {
             return Ok(None);
         }
         let refuse = |why: String, hint: &str| Err(Error::new(Kind::DestinationRefused, why).hint(hint));

@@ -14,7 +14,7 @@ pub(super) struct Name {
     /// `org.opencontainers.image.ref.name`.
     tag: Option<String>,
     /// `io.containerd.image.name`, with its registry.
-    whole: Option<String>,
+    pub(super) whole: Option<String>,
     /// The tag of a signature or of a list of referrers, which is no image.
     referrer: Option<String>,
 }

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::blob::Verifier;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::reference::Repository;
 use crate::progress::{Bar, Progress};
+use crate::transport::archive::engine;
 use crate::transport::archive::file::{self, Sink};
 use crate::transport::archive::names::Name;
 use crate::transport::archive::oci::blob_path;
@@ -57,7 +58,10 @@ pub(super) async fn finish(archive: &Archive, progress: &Arc<dyn Progress>) -> R
     if pending.tags.is_empty() {
         return Ok(());
     }
-    let place = file::show(&archive.0.path, "standard output");
+    let place = match &archive.0.engine {
+        Some(attached) => attached.engine.to_string(),
+        None => file::show(&archive.0.path, "standard output"),
+    };
     let context = |e: Error| e.context(&place);
     let (reading, recorded) = (archive.clone(), pending.clone());
     let (old, plan) = blocking(move || {
@@ -67,14 +71,41 @@ pub(super) async fn finish(archive: &Archive, progress: &Arc<dyn Progress>) -> R
     })
     .await
     .map_err(context)?;
-    let total = plan.documents.iter().map(|(descriptor, _)| descriptor.size).sum::<u64>()
-        + plan.blobs.iter().map(|descriptor| descriptor.size).sum::<u64>();
-    let bar: Arc<dyn Bar> = progress.start(&format!("write {place}"), total).into();
+    let Some(attached) = &archive.0.engine else {
+        let (path, identity) = (archive.0.path.clone(), old.as_ref().and_then(|old| old.identity.clone()));
+        let sink = blocking(move || Sink::new(&path, identity)).await.map_err(context)?;
+        return write(plan, sink, &pending, old.as_ref(), progress, &place).await.map_err(context);
+    };
+    if attached.has(&pending, plan.docker.as_deref()).await? {
+        return Ok(());
+    }
+    let (pipe, archive) = engine::pipe();
+    let write = write(plan, Sink::Engine(pipe), &pending, None, progress, &place);
+    let (written, loaded) = futures_util::future::join(write, attached.engine.load(archive)).await;
+    match (written, loaded) {
+        // What the engine says tells more than that it stopped reading; but our own errors come before its.
+        (Err(error), _) if error.kind() != Kind::Failed => Err(context(error)),
+        (_, Err(error)) => Err(error),
+        (written, Ok(())) => written.map_err(context),
+    }
+}
+
+/// Writes all members, and lets the archive have its name.
+async fn write(
+    plan: Plan,
+    sink: Sink,
+    pending: &Pending,
+    old: Option<&Arc<Opened>>,
+    progress: &Arc<dyn Progress>,
+    place: &str,
+) -> Result<()> {
     let Plan { index, docker, documents, blobs } = plan;
-    let (path, identity) = (archive.0.path.clone(), old.as_ref().and_then(|old| old.identity.clone()));
+    let total = documents.iter().map(|(descriptor, _)| descriptor.size).sum::<u64>()
+        + blobs.iter().map(|descriptor| descriptor.size).sum::<u64>();
+    let bar: Arc<dyn Bar> = progress.start(&format!("write {place}"), total).into();
     let watch = bar.clone();
     let mut tar = blocking(move || {
-        let mut tar = Tar { sink: BufWriter::with_capacity(PIECE, Sink::new(&path, identity)?) };
+        let mut tar = Tar { sink: BufWriter::with_capacity(PIECE, sink) };
         tar.small(MARKER, MARKER_CONTENT.as_bytes())?;
         tar.small(INDEX, &index)?;
         if let Some(docker) = docker {
@@ -85,19 +116,17 @@ pub(super) async fn finish(archive: &Archive, progress: &Arc<dyn Progress>) -> R
         }
         Ok(tar)
     })
-    .await
-    .map_err(context)?;
+    .await?;
     for descriptor in blobs {
-        let mut reader = open(&pending, old.as_ref(), &descriptor).await?;
+        let mut reader = open(pending, old, &descriptor).await?;
         let watch = bar.clone();
         tar = blocking(move || {
             tar.blob(&descriptor, &mut reader, &*watch)?;
             Ok(tar)
         })
-        .await
-        .map_err(context)?;
+        .await?;
     }
-    blocking(move || tar.finish()).await.map_err(context)
+    blocking(move || tar.finish()).await
 }
 
 /// A blob that was recorded, or that is in the archive that is replaced.
