@@ -126,7 +126,8 @@ impl Images {
             _ => {
                 let names = self.names();
                 let names: Vec<_> = names.iter().take(20).map(|name| format!("{place}:{name}")).collect();
-                let error = Error::not_found("the archive holds more than one image of that name");
+                let what = target.map_or("image".to_owned(), |name| format!("image named '{name}'"));
+                let error = Error::not_found(format!("there is more than one {what}"));
                 Err(if names.is_empty() { error } else { error.hint(format!("choose one: {}", names.join(", "))) })
             }
         }

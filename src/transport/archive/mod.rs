@@ -119,11 +119,10 @@ impl Archive {
     pub fn resolve(&self, target: Option<&Target>) -> Result<Option<(Descriptor, Bytes)>> {
         let Some(opened) = self.opened()? else { return Ok(None) };
         let place = format!("{}:{}", self.0.format.transport(), self.0.path.display());
-        let resolved = match &opened.images {
+        match &opened.images {
             Images::Oci(index) => oci::resolve(&opened, index, target, &place),
             Images::Docker(images) => images.resolve(&opened.members, target, &place),
-        };
-        resolved.map_err(|e| e.context(self.show()))
+        }
     }
 
     /// The names of all images: as [`Archive::names`], of an engine too.

@@ -61,7 +61,7 @@ pub(super) fn resolve(
         (Found::Nothing, _) => return Ok(None),
         (Found::Many(many), _) => {
             let what = target.map_or("image".to_owned(), |name| format!("image named '{name}'"));
-            return Err(Error::not_found(format!("the archive holds more than one {what}"))
+            return Err(Error::not_found(format!("there is more than one {what}"))
                 .hint(format!("choose one: {}", index::choices(place, &many))));
         }
     };

@@ -157,6 +157,12 @@ impl<'a> Walk<'a> {
         if self.present.contains(digest) || (new && self.pending.leaves_out(digest)) {
             return Ok(());
         }
+        if let Some(bytes) = self.pending.manifests.get(digest) {
+            // A document of a type that nobody knows.
+            self.present.insert(digest.clone());
+            self.documents.push((descriptor.clone(), bytes.clone()));
+            return Ok(());
+        }
         let in_old = || match self.old {
             Some(old) => Ok::<_, Error>(old.open(digest, 0)?.is_some()),
             None => Ok(false),

@@ -1,0 +1,316 @@
+//! Images in archives, through the binary: from and to files and pipes, whole and as deltas, with equal digests.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use capatch::oci::digest::Digest;
+use common::cli::{Run, capatch, fails, json, ok, prove, run, start};
+use common::image::{Content, Image, Index, NGINX, Packing, Scene, hex, leftovers};
+use common::registry::Registry;
+use common::tar::{file, symlink, tar};
+use serde_json::{Value, json as value};
+
+/// Two platforms, an attestation, an index in it, and zstd.
+fn zoo() -> Content {
+    let one = Image::kong().packed(tar(&[file("zstd", "z")]), Packing::Zstd).build();
+    let nested = Index::new().platform(&one, "riscv64").build();
+    Index::new()
+        .platform(&Image::kong_arm64().build(), "arm64")
+        .platform(&one, "amd64")
+        .attestation(&one.digest)
+        .child(&nested, "")
+        .build()
+}
+
+/// An archive in the directory of `scene`.
+fn archive(scene: &Scene, format: &str, name: &str) -> String {
+    format!("{format}-archive:{}", scene.path(name).display())
+}
+
+#[track_caller]
+fn digest_of(image: &str) -> String {
+    json(["verify", image])["digest"].as_str().unwrap().to_owned()
+}
+
+/// The members of a tar, in order.
+fn members(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut archive = ::tar::Archive::new(fs::File::open(path).unwrap());
+    let read = |entry: std::io::Result<::tar::Entry<'_, fs::File>>| {
+        let mut entry = entry.unwrap();
+        let header = entry.header().clone();
+        let fixed = (header.mode().unwrap(), header.uid().unwrap(), header.gid().unwrap(), header.mtime().unwrap());
+        assert_eq!(fixed, (0o644, 0, 0, 0));
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        (entry.path().unwrap().display().to_string(), bytes)
+    };
+    archive.entries().unwrap().map(read).collect()
+}
+
+fn member(path: &Path, name: &str) -> Option<Value> {
+    let found = members(path).into_iter().find(|(member, _)| member == name)?;
+    Some(serde_json::from_slice(&found.1).unwrap())
+}
+
+/// `source | destination`, each an argument list of ours; how both ended.
+fn piped(source: &[&str], destination: &[&str]) -> (Run, Run) {
+    let mut writer = capatch(source).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let reader = capatch(destination).stdin(writer.stdout.take().unwrap()).output().unwrap();
+    (writer.wait_with_output().unwrap().into(), reader.into())
+}
+
+fn fed(bytes: &[u8], arguments: &[&str]) -> Run {
+    let mut child =
+        capatch(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A run that refuses its input may be over before it has it all.
+    let _ = child.stdin.take().unwrap().write_all(bytes);
+    child.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn digests_stay_the_same_through_every_pair_of_places() {
+    let (scene, registry) = (Scene::new(), Registry::start());
+    for (what, content) in [("oci", Image::kong().build()), ("docker", Image::kong().docker().build()), ("zoo", zoo())]
+    {
+        let source = scene.source(&content);
+        let places = [
+            archive(&scene, "oci", &format!("{what}.tar:3.9")),
+            archive(&scene, "docker", &format!("{what}-docker.tar:example.com/kong:3.9")),
+            format!("{}/{what}:3.9", registry.host()),
+            archive(&scene, "oci", &format!("{what}-again.tar:kong:3.9")),
+            scene.reference(&format!("{what}:3.9")),
+        ];
+        let mut from = source.clone();
+        for to in places {
+            ok(["copy", &from, &to]);
+            assert_eq!(digest_of(&to), content.digest, "{what}: {from} to {to}");
+            assert_eq!(json(["copy", &from, &to])["result"], "unchanged", "{to}");
+            from = to;
+        }
+        assert_eq!(fs::read_dir(scene.directory.path()).unwrap().count(), 5);
+        assert!(leftovers(scene.directory.path()).is_empty());
+        for name in fs::read_dir(scene.directory.path()).unwrap().flatten().map(|entry| entry.path()) {
+            if name.is_dir() { fs::remove_dir_all(name).unwrap() } else { fs::remove_file(name).unwrap() }
+        }
+    }
+}
+
+#[test]
+fn the_archive_has_both_lists_and_nothing_of_this_machine() {
+    let scene = Scene::new();
+    let zoo = zoo();
+    let source = scene.source(&zoo);
+    let path = scene.path("kong.tar");
+    ok(["copy", &source, &archive(&scene, "oci", "kong.tar:registry.example.com/kong:3.9")]);
+    let all = members(&path);
+    let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        names[..4],
+        ["oci-layout", "index.json", "manifest.json", &format!("blobs/sha256/{}", hex(&zoo.digest))]
+    );
+    for (name, bytes) in &all[3..] {
+        assert_eq!(name.as_str(), format!("blobs/sha256/{}", Digest::of(bytes).hex()));
+    }
+    assert_eq!(all.len(), 3 + zoo.blobs.len() + zoo.manifests.len(), "each blob once, and all of them");
+    let entry = &member(&path, "index.json").unwrap()["manifests"][0];
+    assert_eq!(entry["digest"], zoo.digest.as_str());
+    let names = value!({"io.containerd.image.name": "registry.example.com/kong:3.9", "org.opencontainers.image.ref.name": "3.9"});
+    assert_eq!(entry["annotations"], names);
+    let docker = member(&path, "manifest.json").unwrap();
+    assert_eq!(docker.as_array().unwrap().len(), 1);
+    assert_eq!(docker[0]["RepoTags"], value!(["registry.example.com/kong:3.9"]));
+    let config = docker[0]["Config"].as_str().unwrap();
+    let config: Value = member(&path, config).unwrap();
+    assert_eq!(config["architecture"], "amd64", "though arm64 comes first");
+
+    let first = fs::read(&path).unwrap();
+    let mut again = Command::new("sh");
+    again.args(["-c", "umask 077; cd /; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_capatch"), "copy", &source]);
+    again.arg(archive(&scene, "oci", "again.tar:registry.example.com/kong:3.9"));
+    start({
+        again.env_clear().env("SOURCE_DATE_EPOCH", "1").env("PATH", "/usr/bin:/bin").env("TZ", "Asia/Tokyo");
+        again
+    })
+    .succeeded();
+    assert!(fs::read(scene.path("again.tar")).unwrap() == first, "same image, same bytes");
+    let (written, _) = piped(
+        &["copy", "-q", &source, "oci-archive:-:registry.example.com/kong:3.9"],
+        &["copy", "oci-archive:-", &scene.reference("from-pipe:1")],
+    );
+    written.succeeded();
+    assert_eq!(digest_of(&scene.reference("from-pipe:1")), zoo.digest);
+}
+
+#[test]
+fn patching_goes_from_archive_to_archive_without_a_network() {
+    let scene = Scene::new();
+    let (source, base) = (scene.source(&zoo()), archive(&scene, "oci", "base.tar:kong:3.9"));
+    ok(["copy", &source, &base]);
+    let patched = archive(&scene, "docker", "patched.tar:kong:3.9-lowport");
+    ok(["patch", &base, &patched]);
+    prove(&patched, &base);
+    assert!(ok(["getcap", &patched, NGINX]).stdout.contains("cap_net_bind_service=ep"));
+    // Into the file that the base is in.
+    let beside = archive(&scene, "oci", "base.tar:kong:3.9-lowport");
+    ok(["patch", &base, &beside]);
+    prove(&beside, &base);
+    assert_eq!(digest_of(&beside), digest_of(&patched));
+    // Through pipes on both sides.
+    let layout = scene.reference("layout:3.9");
+    ok(["patch", &source, &layout]);
+    let (_, read) = piped(
+        &["copy", "-q", &base, "oci-archive:-:kong:3.9"],
+        &["patch", "-q", "oci-archive:-", &scene.reference("piped:3.9")],
+    );
+    read.succeeded();
+    let images = json(["verify", &scene.reference("piped:3.9")])["images"].clone();
+    assert_eq!(images[0]["platform"], "linux/arm64");
+}
+
+#[test]
+fn archives_of_docker_are_read() {
+    let scene = Scene::new();
+    let content = Image::kong().build();
+    let config = content.blobs[&content.config()].clone();
+    let layers: Vec<Vec<u8>> = Image::kong().layers.into_iter().map(|(tar, _)| tar).collect();
+    let name = format!("{}.json", hex(&content.config()));
+    let list =
+        value!([{"Config": name, "RepoTags": ["kong:3.9"], "Layers": ["a/layer.tar", "b/layer.tar", "c/layer.tar"]}]);
+    let saved = tar(&[
+        file("a/layer.tar", layers[0].clone()),
+        symlink("b/layer.tar", "../elsewhere/layer.tar"),
+        file("elsewhere/layer.tar", layers[1].clone()),
+        file("c/layer.tar", layers[2].clone()),
+        file(&name, config),
+        file("manifest.json", list.to_string()),
+    ]);
+    fs::write(scene.path("saved.tar"), &saved).unwrap();
+    let base = archive(&scene, "docker", "saved.tar:kong:3.9");
+    assert_eq!(digest_of(&base), digest_of(&archive(&scene, "docker", "saved.tar")));
+    let patched = scene.reference("patched:1");
+    ok(["patch", &base, &patched]);
+    prove(&patched, &base);
+    assert_eq!(json(["inspect", &patched])["digest"], json(["verify", &patched])["digest"]);
+    fails(3, &["does not exist", "kong:3.9"], ["inspect", &archive(&scene, "docker", "saved.tar:kong:4")]);
+    // The same through a pipe.
+    fed(&saved, &["patch", "docker-archive:-", &scene.reference("piped:1")]).succeeded();
+    let layers = |name| json(["inspect", &scene.reference(name)])["images"][0]["layers"].clone();
+    assert_eq!(layers("piped:1"), layers("patched:1"));
+    // A layer that is not what the config says.
+    let wrong = [&saved[..600], &[saved[600] ^ 1], &saved[601..]].concat();
+    fs::write(scene.path("wrong.tar"), wrong).unwrap();
+    fails(5, &["wrong.tar"], ["inspect", &archive(&scene, "docker", "wrong.tar")]);
+}
+
+#[test]
+fn a_delta_completes_what_is_there_and_nothing_else() {
+    let (scene, registry) = (Scene::new(), Registry::start());
+    let base = Image::kong().build();
+    let source = scene.source(&base);
+    let delta = archive(&scene, "oci", "delta.tar:kong:3.9-lowport");
+    let patched = scene.reference("patched:3.9-lowport");
+    ok(["patch", &source, &patched]);
+    ok(["copy", &patched, &delta, "--since", &source]);
+    assert!(member(&scene.path("delta.tar"), "manifest.json").is_none());
+    let entry = member(&scene.path("delta.tar"), "index.json").unwrap()["manifests"][0].clone();
+    assert!(entry["annotations"]["dev.capatch.since"].as_str().unwrap().contains(&base.digest), "{entry}");
+    assert_eq!(members(&scene.path("delta.tar")).len(), 2 + 3, "a manifest, a config and a layer");
+
+    let empty = format!("{}/kong:3.9", registry.host());
+    fails(3, &["delta since", &base.digest], ["copy", &delta, &empty]);
+    ok(["copy", &source, &empty]);
+    let result = format!("{}/kong:3.9-lowport", registry.host());
+    ok(["copy", &delta, &result]);
+    prove(&result, &empty);
+    assert_eq!(digest_of(&result), digest_of(&patched));
+}
+
+#[test]
+fn archives_keep_other_images_and_refuse_to_lose_any() {
+    let scene = Scene::new();
+    let (one, two) = (Image::kong().build(), Image::kong_arm64().build());
+    one.write(&scene.path("src"), "1");
+    two.write(&scene.path("src"), "2");
+    let at = |name: &str| archive(&scene, "oci", name);
+    ok(["copy", &scene.reference("src:1"), &at("both.tar:kong:1")]);
+    ok(["copy", &scene.reference("src:2"), &at("both.tar:kong:2")]);
+    assert_eq!(
+        (digest_of(&at("both.tar:1")), digest_of(&at("both.tar:kong:2"))),
+        (one.digest.clone(), two.digest.clone())
+    );
+    let hint = fails(3, &["more than one image"], ["inspect", &at("both.tar")]).hint().unwrap().to_owned();
+    assert!(hint.contains("both.tar:1") && hint.contains("both.tar:2"), "{hint}");
+    fails(7, &["is another image"], ["copy", &scene.reference("src:2"), &at("both.tar:kong:1")]);
+    ok(["copy", "--force", &scene.reference("src:2"), &at("both.tar:kong:1")]);
+    assert_eq!(digest_of(&at("both.tar:1")), two.digest);
+    assert!(
+        !members(&scene.path("both.tar")).iter().any(|(name, _)| name.ends_with(hex(&one.digest))),
+        "nobody reaches it"
+    );
+
+    let before = fs::read(scene.path("both.tar")).unwrap();
+    let layer = scene.path("src/blobs/sha256").join(hex(&one.layer(1)));
+    let mut bytes = fs::read(&layer).unwrap();
+    bytes[30] ^= 1;
+    fs::write(&layer, bytes).unwrap();
+    fails(5, &["other content"], ["copy", &scene.reference("src:1"), &at("both.tar:kong:3")]);
+    assert!(fs::read(scene.path("both.tar")).unwrap() == before, "as it was");
+    assert!(leftovers(scene.directory.path()).is_empty());
+
+    fs::write(scene.path("diary"), "my diary").unwrap();
+    fs::write(scene.path("cut.tar"), &before[..before.len() - 2000]).unwrap();
+    for (name, code) in [("diary", 7), ("cut.tar", 7), ("no/directory.tar", 3)] {
+        run(["copy", &scene.reference("src:2"), &at(&format!("{name}:kong:1"))]).failed(code, &[name]);
+    }
+    assert_eq!(fs::read(scene.path("diary")).unwrap(), b"my diary");
+    fails(5, &["cut"], ["inspect", &at("cut.tar:2")]);
+}
+
+#[test]
+fn pipes_that_break_are_errors() {
+    let scene = Scene::new();
+    let big: Vec<u8> = (0..400_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let content = Image::kong().layer([file("big", big)]).build();
+    let source = scene.source(&content);
+    let mut writer = capatch(["copy", &source, "oci-archive:-:kong:3.9"]);
+    let mut writer = writer.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = writer.stdout.take().unwrap();
+    let mut some = vec![0; 70_000];
+    stdout.read_exact(&mut some).unwrap();
+    drop(stdout);
+    let run: Run = writer.wait_with_output().unwrap().into();
+    run.failed(1, &["stopped before its end"]);
+    fed(&some, &["copy", "oci-archive:-", &scene.reference("dst:1")]).failed(5, &["cut off"]);
+    assert!(!scene.path("dst").exists(), "nothing was imported");
+    fed(b"", &["inspect", "oci-archive:-"]).failed(5, &["empty"]);
+    fed(b"<html>", &["inspect", "docker-archive:-"]).failed(5, &["an HTML page"]);
+}
+
+#[test]
+fn a_flat_index_is_one_image_in_a_directory_too() {
+    let (scene, registry) = (Scene::new(), Registry::start());
+    let (amd64, arm64) = (Image::kong().build(), Image::kong_arm64().build());
+    amd64.write(&scene.path("flat"), "a");
+    arm64.write(&scene.path("flat"), "b");
+    let entry = |content: &Content, architecture: &str| {
+        content.descriptor(&format!(r#","platform":{{"os":"linux","architecture":"{architecture}"}}"#))
+    };
+    let index =
+        format!(r#"{{"schemaVersion": 2, "manifests":[{},{}]}}"#, entry(&amd64, "amd64"), entry(&arm64, "arm64"));
+    fs::write(scene.path("flat/index.json"), &index).unwrap();
+    let digest = Digest::of(index.as_bytes()).to_string();
+    let result = format!("{}/kong:flat", registry.host());
+    ok(["copy", &scene.reference("flat"), &result]);
+    assert_eq!(digest_of(&result), digest);
+    assert_eq!(digest_of(&scene.reference(&format!("flat@{digest}"))), digest);
+    ok(["copy", &scene.reference("flat"), &archive(&scene, "oci", "flat.tar:kong:1")]);
+    assert_eq!(digest_of(&archive(&scene, "oci", "flat.tar")), digest);
+    let patched = scene.reference("patched:1");
+    ok(["patch", &scene.reference("flat"), &patched]);
+    prove(&patched, &scene.reference("flat"));
+}
