@@ -143,6 +143,11 @@ impl Containerd {
         tools::run(&mut self.ctr(&["image", "pull", "--plain-http", "--snapshotter", self.snapshotter, image]));
     }
 
+    /// From an archive that names its images.
+    pub(crate) fn import(&self, archive: &str) {
+        tools::run(&mut self.ctr(&["image", "import", "--snapshotter", self.snapshotter, archive]));
+    }
+
     /// From an OCI layout; gives the image the name `BASE:TAG`.
     pub(crate) fn import_layout(&self, layout: &str, base: &str) {
         let archive = self.data.path().join("layout.tar");
