@@ -238,18 +238,21 @@ impl Sink {
         Ok(Sink::File(file, path, old))
     }
 
-    /// Makes what was written durable and gives it its name.
-    pub(super) fn finish(self) -> Result<()> {
+    /// Makes what was written durable and gives it its name. `false`: somebody changed the old file meanwhile, and
+    /// nothing was done.
+    pub(super) fn finish(self) -> Result<bool> {
         match self {
-            Sink::Pipe(_) => Ok(()),
-            Sink::Engine(pipe) => pipe.finish(),
+            Sink::Pipe(_) => Ok(true),
+            Sink::Engine(pipe) => pipe.finish().map(|()| true),
             Sink::File(file, path, old) => {
+                // The directory is locked, and not a file beside the archive, which nobody would ever remove.
+                let directory = File::open(directory_of(&path));
+                let _lock = directory.map(|directory| directory.lock().map(|()| directory));
                 let now = Identity::at(&path);
                 if now != old && now.is_some_and(|now| !now.is_empty_file()) {
-                    return Err(Error::failed(format!("{} was changed by another program meanwhile", path.display()))
-                        .hint("run it again"));
+                    return Ok(false);
                 }
-                publish(file, &path)
+                publish(file, &path).map(|()| true)
             }
         }
     }

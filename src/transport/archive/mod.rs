@@ -15,7 +15,7 @@ mod write;
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use bytes::Bytes;
 
@@ -55,6 +55,8 @@ struct Opened {
     images: Images,
     compressed: bool,
     identity: Option<Identity>,
+    /// Whether the two lists of images were compared.
+    compared: Once,
 }
 
 enum Images {
@@ -223,9 +225,12 @@ impl Archive {
     /// Writes the file, if anything was tagged: what is there stays, an image whose name was given to another one goes.
     /// Every blob is verified on the way, and nothing is replaced before all of them were.
     pub async fn finish(&self, progress: &Arc<dyn Progress>) -> Result<()> {
-        write::finish(self, progress).await?;
+        write::finish(self, progress).await
+    }
+
+    /// Lets the file be looked at again, which was written.
+    fn forget(&self) {
         *self.0.opened.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Ok(())
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -296,7 +301,8 @@ impl Opened {
                 None => return Err(no_images(&members)?),
             },
         };
-        Ok(Opened { members, images, compressed: source.compressed, identity: source.identity })
+        let (compressed, identity) = (source.compressed, source.identity);
+        Ok(Opened { members, images, compressed, identity, compared: Once::new() })
     }
 
     /// Opens a blob; `None`: it is not here.

@@ -50,7 +50,7 @@ pub(super) fn resolve(
     target: Option<&Target>,
     place: &str,
 ) -> Result<Option<(Descriptor, Bytes)>> {
-    warn_of_disagreement(opened, index);
+    opened.compared.call_once(|| warn_of_disagreement(opened, index));
     let descriptor = match (index::find(index, target)?, target) {
         (Found::Blob(descriptor), _) => descriptor,
         (Found::Flat(descriptor, bytes), _) => return Ok(Some((descriptor, bytes))),

@@ -321,6 +321,26 @@ async fn a_delta_leaves_out_what_is_known_and_says_since_what() {
     assert!(member(&path, "manifest.json").is_none());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn many_writers_lose_no_image() {
+    let scene = Scene::new();
+    let path = scene.path("shared.tar");
+    let writers = (0..6).map(|i| {
+        let (path, image) = (path.clone(), image(&i.to_string(), "amd64"));
+        tokio::spawn(async move {
+            let archive = Archive::new(&path, Format::Oci);
+            assert!(archive.resolve(Some(&tag("x"))).unwrap().is_none(), "looked at before the others wrote");
+            record(&archive, &image, &i.to_string());
+            archive.finish(&(Arc::new(Silent) as Arc<dyn Progress>)).await.unwrap();
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    assert_eq!(Archive::new(&path, Format::Oci).names().unwrap().len(), 6);
+    assert_eq!(scene.left(), 1);
+}
+
 #[tokio::test]
 async fn a_failure_leaves_the_old_file_as_it_was() {
     let scene = Scene::new();

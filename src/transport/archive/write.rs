@@ -15,7 +15,7 @@ use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::reference::Repository;
 use crate::progress::{Bar, Progress};
-use crate::transport::archive::engine;
+use crate::transport::archive::engine::{self, Attached};
 use crate::transport::archive::file::{self, Sink};
 use crate::transport::archive::names::Name;
 use crate::transport::archive::oci::blob_path;
@@ -52,42 +52,64 @@ impl Pending {
     }
 }
 
+/// Times that an archive is joined again with what another run wrote meanwhile.
+const ATTEMPTS: usize = 20;
+
 /// See [`Archive::finish`].
 pub(super) async fn finish(archive: &Archive, progress: &Arc<dyn Progress>) -> Result<()> {
     let pending = archive.pending().clone();
     if pending.tags.is_empty() {
         return Ok(());
     }
-    let place = match &archive.0.engine {
-        Some(attached) => attached.engine.to_string(),
-        None => file::show(&archive.0.path, "standard output"),
-    };
-    let context = |e: Error| e.context(&place);
+    if let Some(attached) = &archive.0.engine {
+        return load(archive, attached, &pending, progress).await;
+    }
+    let place = file::show(&archive.0.path, "standard output");
+    for _ in 0..ATTEMPTS {
+        let written = replace(archive, &pending, &place, progress).await.map_err(|e| e.context(&place))?;
+        archive.forget();
+        if written {
+            return Ok(());
+        }
+        tracing::debug!("{place} was changed by another run; joining again");
+    }
+    Err(Error::failed(format!("{place} is being changed by another program all the time")))
+}
+
+/// Gives the archive to a Docker engine, unless that has everything already.
+async fn load(archive: &Archive, to: &Attached, pending: &Pending, progress: &Arc<dyn Progress>) -> Result<()> {
+    let place = to.engine.to_string();
+    let (_, plan) = planned(archive, pending).await.map_err(|e| e.context(&place))?;
+    if to.has(pending, plan.docker.as_deref()).await? {
+        return Ok(());
+    }
+    let (pipe, stream) = engine::pipe();
+    let write = write(plan, Sink::Engine(pipe), pending, None, progress, &place);
+    let (written, loaded) = futures_util::future::join(write, to.engine.load(stream)).await;
+    match (written, loaded) {
+        // What the engine says tells more than that it stopped reading; but our own errors come before its.
+        (Err(error), _) if error.kind() != Kind::Failed => Err(error.context(&place)),
+        (_, Err(error)) => Err(error),
+        (written, Ok(())) => written.map(|_| ()).map_err(|e| e.context(&place)),
+    }
+}
+
+/// `false`: the file was changed meanwhile, and is as it was then.
+async fn replace(archive: &Archive, pending: &Pending, place: &str, progress: &Arc<dyn Progress>) -> Result<bool> {
+    let (old, plan) = planned(archive, pending).await?;
+    let (path, identity) = (archive.0.path.clone(), old.as_ref().and_then(|old| old.identity.clone()));
+    let sink = blocking(move || Sink::new(&path, identity)).await?;
+    write(plan, sink, pending, old.as_ref(), progress, place).await
+}
+
+async fn planned(archive: &Archive, pending: &Pending) -> Result<(Option<Arc<Opened>>, Plan)> {
     let (reading, recorded) = (archive.clone(), pending.clone());
-    let (old, plan) = blocking(move || {
+    blocking(move || {
         let old = reading.existing()?;
         let plan = plan::plan(old.as_deref(), &recorded)?;
         Ok((old, plan))
     })
     .await
-    .map_err(context)?;
-    let Some(attached) = &archive.0.engine else {
-        let (path, identity) = (archive.0.path.clone(), old.as_ref().and_then(|old| old.identity.clone()));
-        let sink = blocking(move || Sink::new(&path, identity)).await.map_err(context)?;
-        return write(plan, sink, &pending, old.as_ref(), progress, &place).await.map_err(context);
-    };
-    if attached.has(&pending, plan.docker.as_deref()).await? {
-        return Ok(());
-    }
-    let (pipe, archive) = engine::pipe();
-    let write = write(plan, Sink::Engine(pipe), &pending, None, progress, &place);
-    let (written, loaded) = futures_util::future::join(write, attached.engine.load(archive)).await;
-    match (written, loaded) {
-        // What the engine says tells more than that it stopped reading; but our own errors come before its.
-        (Err(error), _) if error.kind() != Kind::Failed => Err(context(error)),
-        (_, Err(error)) => Err(error),
-        (written, Ok(())) => written.map_err(context),
-    }
 }
 
 /// Writes all members, and lets the archive have its name.
@@ -98,7 +120,7 @@ async fn write(
     old: Option<&Arc<Opened>>,
     progress: &Arc<dyn Progress>,
     place: &str,
-) -> Result<()> {
+) -> Result<bool> {
     let Plan { index, docker, documents, blobs } = plan;
     let total = documents.iter().map(|(descriptor, _)| descriptor.size).sum::<u64>()
         + blobs.iter().map(|descriptor| descriptor.size).sum::<u64>();
@@ -206,8 +228,8 @@ impl Tar {
         self.write(&[0; BLOCK][..padding])
     }
 
-    /// Writes the end, and lets the archive have its name.
-    fn finish(mut self) -> Result<()> {
+    /// Writes the end, and lets the archive have its name; see [`Sink::finish`].
+    fn finish(mut self) -> Result<bool> {
         self.write(&[0; 2 * BLOCK])?;
         self.sink.flush().map_err(|e| failed(&e))?;
         let sink = self.sink.into_inner().map_err(|e| failed(e.error()))?;
