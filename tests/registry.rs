@@ -30,6 +30,8 @@ fn client_with(config: &str, change: impl FnOnce(&mut Options)) -> Client {
     let mut options = Options {
         auth_file: Some(path),
         cert_dir: Some("/does/not/exist".into()),
+        registries_conf: Some("/dev/null".into()),
+        hosts_dir: Some("/dev/null".into()),
         retry_base: Duration::from_millis(1),
         ..Options::default()
     };

@@ -88,6 +88,12 @@ struct Common {
     /// Read credentials from this file only [default: those of docker and podman]
     #[arg(long, alias = "authfile", global = true, value_name = "FILE", help_heading = "Registries")]
     auth_file: Option<PathBuf>,
+    /// Read this registries.conf only [default: those of containers-registries.conf(5)]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Registries")]
+    registries_conf: Option<PathBuf>,
+    /// Directory of HOST[:PORT]/hosts.toml [default: /etc/containerd/certs.d]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Registries")]
+    hosts_dir: Option<PathBuf>,
     /// Let this token service have the credentials of a registry elsewhere
     #[arg(long, global = true, value_name = "HOST[:PORT]", value_delimiter = ',', value_parser = parse_host, help_heading = "Registries")]
     realm_host: Vec<String>,
@@ -128,6 +134,8 @@ impl Common {
             ca_file: self.ca_file.clone(),
             cert_dir: self.cert_dir.clone(),
             auth_file: self.auth_file.clone(),
+            registries_conf: self.registries_conf.clone(),
+            hosts_dir: self.hosts_dir.clone(),
             realm_hosts: self.realm_host.clone(),
             max_wait: Duration::from_secs(self.max_wait),
             ..Options::default()

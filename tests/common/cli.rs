@@ -9,6 +9,8 @@ use serde_json::Value;
 pub fn capatch<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_capatch"));
     command.args(arguments).env_clear().env("HOME", "/does/not/exist").env("PATH", "/usr/bin:/bin");
+    // Nor by the mirrors of the machine.
+    command.env("CONTAINERS_REGISTRIES_CONF", "/dev/null");
     command
 }
 

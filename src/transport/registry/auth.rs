@@ -16,6 +16,7 @@ use url::Url;
 use super::challenge::Challenge;
 use super::credentials::{Credential, Login, Secret};
 use super::http::{self, Outcome, Request};
+use super::mirrors::Settings;
 use super::origin::{self, Origin};
 use super::{Shared, lock, origin::redacted};
 use crate::error::{Error, Kind, Result};
@@ -81,6 +82,8 @@ pub(super) struct Access<'a> {
     pub(super) repository: &'a crate::oci::reference::Repository,
     /// What the request needs.
     pub(super) scopes: &'a [String],
+    /// How to talk to the registry.
+    pub(super) settings: &'a Arc<Settings>,
 }
 
 /// What to send without being asked: the answer to the registry's last challenge, if there was one.
@@ -217,6 +220,10 @@ async fn fetch(
         }
     };
     request.reach = reach;
+    if place == *access.home {
+        // A token service at the registry's own address is trusted as the registry is.
+        request.settings = access.settings.clone();
+    }
     request.headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     let what = format!("token service {place}");
     match Box::pin(http::fetch_small(shared, None, &request, TOKEN_LIMIT, &what)).await? {

@@ -1,5 +1,6 @@
 //! Blob content, kept flowing over broken connections: resumed by `Range`, never appended blindly.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
@@ -8,42 +9,59 @@ use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap
 use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
+use super::Shared;
+use super::endpoint::Endpoint;
 use super::http::{self, Outcome, Request};
 use super::retry::{self, TRIES};
-use super::{Repository, Shared};
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
+use crate::oci::digest::Digest;
 use crate::transport::ByteStream;
 
-/// Opens a blob at `offset`.
-pub(super) async fn open(repository: &Repository, descriptor: &Descriptor, offset: u64) -> Result<ByteStream> {
+/// Opens a blob at `offset`, at the first of `endpoints` that has it.
+pub(super) async fn open(endpoints: Vec<Endpoint>, descriptor: &Descriptor, offset: u64) -> Result<ByteStream> {
     if offset > descriptor.size {
         return Err(Error::failed(format!("{} has no byte {offset}", descriptor.digest)));
     }
+    let mut others: VecDeque<Endpoint> = endpoints.into();
+    let first = others.pop_front().ok_or_else(|| Error::failed("there is nobody to ask"))?.settled().await?;
     let mut download = Download {
-        repository: repository.clone(),
-        url: repository.url(&format!("blobs/{}", descriptor.digest))?,
-        what: format!("blob {} of {}", descriptor.digest, repository.name),
+        url: first.url(&format!("blobs/{}", descriptor.digest))?,
+        what: format!("blob {} of {}", descriptor.digest, first.name),
+        digest: descriptor.digest.clone(),
         size: descriptor.size,
         position: offset,
         current: None,
         skip: 0,
         ranges: true,
         failures: 0,
+        repository: first,
+        others,
     };
     // An empty blob is not asked for; its digest says all there is to know.
-    if download.position < download.size {
-        download.reopen().await?;
+    while download.position < download.size {
+        match download.reopen().await {
+            Ok(()) => break,
+            Err(error) => download.go_elsewhere(error).await?,
+        }
     }
     Ok(Box::pin(stream::try_unfold(download, |mut download| async move {
-        Ok(download.next().await?.map(|bytes| (bytes, download)))
+        loop {
+            match download.next().await {
+                Ok(piece) => return Ok(piece.map(|bytes| (bytes, download))),
+                Err(error) => download.go_elsewhere(error).await?,
+            }
+        }
     })))
 }
 
 struct Download {
-    repository: Repository,
+    repository: Endpoint,
+    /// Who is asked if this one cannot go on.
+    others: VecDeque<Endpoint>,
     url: Url,
     what: String,
+    digest: Digest,
     size: u64,
     /// What the consumer has.
     position: u64,
@@ -59,6 +77,17 @@ struct Download {
 impl Download {
     fn shared(&self) -> &Arc<Shared> {
         &self.repository.client.0
+    }
+
+    /// The rest from the next place; `error` if there is none.
+    async fn go_elsewhere(&mut self, error: Error) -> Result<()> {
+        let Some(next) = self.others.pop_front() else { return Err(error) };
+        super::passed_over(&self.repository, &error);
+        self.repository = next.settled().await?;
+        self.url = self.repository.url(&format!("blobs/{}", self.digest))?;
+        self.what = format!("blob {} of {}", self.digest, self.repository.name);
+        (self.current, self.skip, self.ranges, self.failures) = (None, 0, true, 0);
+        Ok(())
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>> {
@@ -97,7 +126,7 @@ impl Download {
     /// Counts an attempt without progress and waits, or gives up.
     async fn failed(&mut self, error: Error) -> Result<()> {
         self.failures += 1;
-        if self.failures >= TRIES {
+        if self.failures >= if self.others.is_empty() { TRIES } else { 2 } {
             return Err(error.context(&self.what));
         }
         tracing::debug!("{}: {error}; resuming at {}", self.what, self.position);

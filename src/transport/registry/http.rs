@@ -12,6 +12,7 @@ use url::{Host, Url};
 
 use super::auth::{self, Access, Authorization};
 use super::challenge::Challenge;
+use super::mirrors::{Settings, Tls};
 use super::origin::{Origin, Reach, allow_hop, redacted};
 use super::refusal::Refusal;
 use super::retry::{self, TRIES};
@@ -32,6 +33,8 @@ pub(super) struct Request {
     pub(super) body: Option<MakeBody>,
     /// What to send to this origin if no [`Access`] says better.
     pub(super) authorization: Option<Authorization>,
+    /// How to talk to this origin if no [`Access`] says better.
+    pub(super) settings: Arc<Settings>,
     /// Not to be repeated when its effect is unknown: the answer was lost, or was a 5xx.
     pub(super) once: bool,
     /// How far the address may reach, if a registry's answer named it and not the user.
@@ -50,6 +53,7 @@ impl Request {
             headers,
             body: None,
             authorization: None,
+            settings: Arc::default(),
             once: false,
             reach: None,
             progress: Arc::default(),
@@ -99,6 +103,9 @@ pub(super) async fn send(
 ) -> Result<Outcome<Response>> {
     let start = Origin::of(&request.url)?;
     let home = access.map_or(&start, |access| access.home);
+    let settings = access.map_or(&request.settings, |access| access.settings);
+    // There is another place to ask, sooner than a mirror recovers.
+    let tries = if settings.mirror { 1 } else { TRIES };
     let mut authorization = match access {
         Some(access) => auth::expected(shared, access).await?,
         None => request.authorization.clone(),
@@ -109,11 +116,11 @@ pub(super) async fn send(
     let mut waited = Duration::ZERO;
     loop {
         wait_for_gate(shared, home).await;
-        let response = match follow(shared, home, request, authorization.as_ref()).await? {
+        let response = match follow(shared, home, settings, request, authorization.as_ref()).await? {
             Ok(response) => response,
             Err(lost) => {
                 failures += 1;
-                if failures >= TRIES || (request.once && !lost.unsent) {
+                if failures >= tries || (request.once && !lost.unsent) {
                     return Ok(Outcome::Lost(lost.error));
                 }
                 let wait = retry::backoff(shared.options.retry_base, failures);
@@ -129,7 +136,7 @@ pub(super) async fn send(
         let at_home = Origin::of(response.url())? == *home;
         if let Some(access) = access.filter(|_| status == 401 && at_home && !refreshed) {
             let challenge = match Challenge::from_headers(response.headers(), response.url()) {
-                None => ping(shared, home).await?,
+                None => ping(shared, home, settings).await?,
                 some => some,
             };
             if let Some(answer) = auth::challenged(shared, access, challenge, authorization.as_ref()).await? {
@@ -157,11 +164,11 @@ pub(super) async fn send(
         }
         failures += 1;
         let wait = asked.unwrap_or_default().max(retry::backoff(shared.options.retry_base, failures));
-        if limited && (wait > shared.options.max_wait || (failures >= TRIES && waited + wait > shared.options.max_wait))
-        {
+        let too_long = wait > shared.options.max_wait || (failures >= TRIES && waited + wait > shared.options.max_wait);
+        if limited && (too_long || settings.mirror) {
             return Err(rate_limited(home, asked, &refusal).context(what));
         }
-        if !limited && (failures >= TRIES || wait > shared.options.max_wait) {
+        if !limited && (failures >= tries || wait > shared.options.max_wait) {
             return Ok(Outcome::Refused(refusal));
         }
         if limited {
@@ -242,6 +249,7 @@ pub(super) async fn reach(shared: &Shared, home: &Origin) -> Reach {
 async fn follow(
     shared: &Shared,
     home: &Origin,
+    settings: &Settings,
     request: &Request,
     authorization: Option<&Authorization>,
 ) -> Result<Result<Response, network::Lost>> {
@@ -252,8 +260,14 @@ async fn follow(
         // Once away, always away: a hop back must not bring the secret out again.
         away |= origin != *home;
         let guard = if away { Some(reach(shared, home).await) } else { request.reach };
-        let client = shared.network.client(&shared.options, &origin, guard)?;
-        let mut headers = request.headers.clone();
+        // What the user's files say is about the host that they name.
+        let client = if away {
+            shared.network.client(&shared.options, &origin, guard, &Tls::default())?
+        } else {
+            shared.network.client(&shared.options, &origin, guard, &settings.tls)?
+        };
+        let mut headers = settings.headers.clone();
+        headers.extend(request.headers.clone());
         if away {
             headers = HeaderMap::new();
             for name in [ACCEPT, ACCEPT_ENCODING, RANGE] {
@@ -275,10 +289,17 @@ async fn follow(
             Some(Err(error)) => {
                 let lost = network::explain(error, &host_port(&url));
                 tracing::debug!("{} {}: {}", request.method, redacted(&url), lost.error);
+                if lost.unsent && settings.mirror && !away {
+                    lock(&shared.unreachable).insert(home.host_port());
+                }
                 return if lost.hopeless { Err(lost.error) } else { Ok(Err(lost)) };
             }
             None => {
                 let error = silent(&host_port(&url), stall);
+                if settings.mirror && !away {
+                    // Another minute of silence for each blob would be no use.
+                    lock(&shared.unreachable).insert(home.host_port());
+                }
                 return Ok(Err(network::Lost { error, unsent: false, hopeless: false }));
             }
         };
@@ -316,9 +337,9 @@ async fn while_it_moves<F: Future>(future: F, progress: &AtomicU64, stall: Durat
 }
 
 /// The challenge of `/v2/`, for registries whose 401 has none.
-async fn ping(shared: &Shared, home: &Origin) -> Result<Option<Challenge>> {
+async fn ping(shared: &Shared, home: &Origin, settings: &Settings) -> Result<Option<Challenge>> {
     let Ok(url) = Url::parse(&format!("{home}/v2/")) else { return Ok(None) };
-    match follow(shared, home, &Request::new(Method::GET, url), None).await? {
+    match follow(shared, home, settings, &Request::new(Method::GET, url), None).await? {
         Ok(answer) if answer.status() == 401 && Origin::of(answer.url())? == *home => {
             Ok(Challenge::from_headers(answer.headers(), answer.url()))
         }

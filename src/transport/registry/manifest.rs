@@ -4,17 +4,18 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 
+use super::endpoint::Endpoint;
 use super::http::{self, Outcome, Request};
 use super::refusal::Refusal;
 use super::retry::{self, TRIES};
-use super::{MANIFEST_LIMIT, Manifest, Repository, Stored};
+use super::{MANIFEST_LIMIT, Manifest, Stored};
 use crate::error::{Error, Kind, Result};
 use crate::oci::digest::{Digest, Hasher};
 use crate::oci::media_type::MANIFEST_TYPES;
 use crate::oci::reference::Target;
 
 /// One GET.
-pub(super) async fn fetch(repository: &Repository, target: &Target) -> Result<Option<Manifest>> {
+pub(super) async fn fetch(repository: &Endpoint, target: &Target) -> Result<Option<Manifest>> {
     let what = name(repository, target);
     let (headers, bytes) = match get(repository, target, None).await? {
         Outcome::Success(answer) => answer,
@@ -48,8 +49,7 @@ pub(super) async fn fetch(repository: &Repository, target: &Target) -> Result<Op
 }
 
 /// Stores a manifest and reads it back by its digest.
-pub(super) async fn push(repository: &Repository, target: &Target, media_type: &str, bytes: Bytes) -> Result<Stored> {
-    let repository = &repository.clone().for_push();
+pub(super) async fn push(repository: &Endpoint, target: &Target, media_type: &str, bytes: Bytes) -> Result<Stored> {
     let shared = &repository.client.0;
     let what = name(repository, target);
     if bytes.len() > MANIFEST_LIMIT {
@@ -97,7 +97,7 @@ pub(super) async fn push(repository: &Repository, target: &Target, media_type: &
 }
 
 /// What a refusal means: a tag that cannot move may already be where it should (faults.md E20).
-async fn refused(repository: &Repository, target: &Target, bytes: &Bytes, refusal: Box<Refusal>) -> Result<Stored> {
+async fn refused(repository: &Endpoint, target: &Target, bytes: &Bytes, refusal: Box<Refusal>) -> Result<Stored> {
     let what = name(repository, target);
     if refusal.code == "NAME_UNKNOWN" {
         return Err(refusal.into_error(&what).hint("create the repository first; this registry does not do it itself"));
@@ -125,7 +125,7 @@ async fn refused(repository: &Repository, target: &Target, bytes: &Bytes, refusa
 }
 
 /// Registries must store the exact bytes; not all do (faults.md E24).
-async fn read_back(repository: &Repository, digest: &Digest, media_type: &str, bytes: &Bytes) -> Result<()> {
+async fn read_back(repository: &Endpoint, digest: &Digest, media_type: &str, bytes: &Bytes) -> Result<()> {
     let target = Target::Digest(digest.clone());
     let what = name(repository, &target);
     let mut failures = 0;
@@ -154,11 +154,7 @@ async fn read_back(repository: &Repository, digest: &Digest, media_type: &str, b
     }
 }
 
-async fn get(
-    repository: &Repository,
-    target: &Target,
-    media_type: Option<&str>,
-) -> Result<Outcome<(HeaderMap, Bytes)>> {
+async fn get(repository: &Endpoint, target: &Target, media_type: Option<&str>) -> Result<Outcome<(HeaderMap, Bytes)>> {
     let mut request = Request::new(Method::GET, repository.url(&format!("manifests/{target}"))?);
     let mut types = MANIFEST_TYPES.to_vec();
     types.extend(media_type.filter(|other| !MANIFEST_TYPES.contains(other)));
@@ -170,7 +166,7 @@ async fn get(
     http::fetch_small(&repository.client.0, Some(&repository.access(&scopes)), &request, MANIFEST_LIMIT, &what).await
 }
 
-fn name(repository: &Repository, target: &Target) -> String {
+fn name(repository: &Endpoint, target: &Target) -> String {
     match target {
         Target::Tag(tag) => format!("{}:{tag}", repository.name),
         Target::Digest(digest) => format!("{}@{digest}", repository.name),

@@ -6,16 +6,19 @@
 //!
 //! `docker.io` is served by `registry-1.docker.io`. Plain http is spoken with the hosts that
 //! [`Options::plain_http`] names, and with `localhost` and loopback addresses unless certificates are configured; a
-//! failed https connection never falls back to it.
+//! failed https connection never falls back to it, unless a file of the user's calls the host insecure. Which mirrors
+//! stand for a registry is said in the same files (module `mirrors`).
 
 mod auth;
 mod challenge;
 mod chunks;
 mod credentials;
 mod download;
+mod endpoint;
 mod helper;
 mod http;
 mod manifest;
+mod mirrors;
 mod network;
 mod origin;
 mod pages;
@@ -23,21 +26,18 @@ mod refusal;
 mod retry;
 mod upload;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::header::CONTENT_LENGTH;
-use reqwest::{Method, StatusCode};
 use url::{Host, Url};
 
-use self::auth::Access;
-use self::http::{Outcome, Request};
+use self::endpoint::Endpoint;
 use self::origin::{Origin, Reach};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::reference::{self, Target};
@@ -58,6 +58,10 @@ pub struct Options {
     pub cert_dir: Option<PathBuf>,
     /// The only file to read credentials from; without it, Docker's and Podman's files are searched.
     pub auth_file: Option<PathBuf>,
+    /// The only `registries.conf` to read; without it, containers-registries.conf(5) says which ones.
+    pub registries_conf: Option<PathBuf>,
+    /// A directory with a `HOST[:PORT]/hosts.toml` for each registry; without it, `/etc/containerd/certs.d`.
+    pub hosts_dir: Option<PathBuf>,
     /// `HOST` or `HOST:PORT` of token services that may have a registry's credentials although they are elsewhere.
     pub realm_hosts: Vec<String>,
     /// How long a rate limit is put up with, all waits of one request together; also the longest wait that is obeyed.
@@ -77,6 +81,8 @@ impl Default for Options {
             ca_file: None,
             cert_dir: None,
             auth_file: None,
+            registries_conf: None,
+            hosts_dir: None,
             realm_hosts: Vec::new(),
             max_wait: Duration::from_secs(60),
             stall: Duration::from_secs(60),
@@ -97,8 +103,13 @@ struct Shared {
     credentials: credentials::Credentials,
     auth: auth::Cache,
     traffic: Counters,
+    mirrors: mirrors::Mirrors,
     gates: Mutex<HashMap<Origin, Instant>>,
     reaches: Mutex<HashMap<Origin, Reach>>,
+    /// What hosts speak with which https is not required.
+    schemes: Mutex<HashMap<Origin, Origin>>,
+    /// `HOST:PORT` of mirrors that are not asked again.
+    unreachable: Mutex<HashSet<String>>,
 }
 
 #[derive(Default)]
@@ -127,21 +138,34 @@ impl Client {
                 return Err(Error::usage(format!("{flag} {}: no such file", file.display())));
             }
         }
+        // Not «is a file»: /dev/null is how one says that there is none.
+        for (flag, path) in [("--registries-conf", &options.registries_conf), ("--hosts-dir", &options.hosts_dir)] {
+            if let Some(path) = path.as_ref().filter(|path| !path.exists()) {
+                return Err(Error::usage(format!("{flag} {}: no such file or directory", path.display())));
+            }
+        }
         Ok(Client(Arc::new(Shared {
             credentials: credentials::Credentials::new(options.auth_file.clone(), |name| std::env::var_os(name)),
+            mirrors: mirrors::Mirrors::new(&options, |name| std::env::var_os(name)),
             options,
             network: network::Network::default(),
             auth: auth::Cache::default(),
             traffic: Counters::default(),
             gates: Mutex::default(),
             reaches: Mutex::default(),
+            schemes: Mutex::default(),
+            unreachable: Mutex::default(),
         })))
     }
 
-    /// A repository, to be read from.
+    /// A repository, to be read from: by mirrors too, if the user's files name some. [`error::Kind::Denied`] if they
+    /// block it.
+    ///
+    /// [`error::Kind::Denied`]: crate::error::Kind::Denied
     pub fn repository(&self, name: &reference::Repository) -> Result<Repository> {
-        let home = home(&self.0.options, &name.registry)?;
-        Ok(Repository { client: self.clone(), name: name.clone(), home, actions: "pull" })
+        let repository = Repository { client: self.clone(), name: name.clone(), push: false };
+        // Files that cannot be read are told before anything is done.
+        repository.endpoints(None).map(|_| repository)
     }
 
     /// What went over the network so far.
@@ -152,8 +176,8 @@ impl Client {
     }
 }
 
-/// Where the API of a registry is.
-fn home(options: &Options, registry: &str) -> Result<Origin> {
+/// Where the API of a registry is; `certified` if something is said about its certificates.
+fn home(options: &Options, registry: &str, certified: bool) -> Result<Origin> {
     let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
     let origin = |scheme: &str| {
         let url = Url::parse(&format!("{scheme}://{host}/"))
@@ -166,7 +190,7 @@ fn home(options: &Options, registry: &str) -> Result<Origin> {
         Host::Domain(name) => name == "localhost",
         Host::Ipv4(_) | Host::Ipv6(_) => http.reach() == Some(Reach::Loopback),
     };
-    let certificates = || options.ca_file.is_some() || network::certificates(options, &https).is_some();
+    let certificates = || certified || options.ca_file.is_some() || network::certificates(options, &https).is_some();
     let plain = options.plain_http.iter().any(|entry| http.is_named(entry));
     Ok(if plain || (loopback && !certificates()) { http } else { https })
 }
@@ -207,92 +231,109 @@ pub enum Stored {
 pub struct Repository {
     client: Client,
     name: reference::Repository,
-    home: Origin,
-    actions: &'static str,
+    push: bool,
 }
 
 impl Repository {
-    /// The same repository, to be written to: tokens are asked for both, so that one serves all requests.
+    /// The same repository, to be written to: no mirror has a say, and tokens are asked for both, so that one serves all
+    /// requests.
     #[must_use]
     pub fn for_push(mut self) -> Self {
-        self.actions = "pull,push";
+        self.push = true;
         self
     }
 
-    /// Registry and path.
+    /// Registry and path, as they were typed.
     pub fn name(&self) -> &reference::Repository {
         &self.name
     }
 
-    fn url(&self, rest: &str) -> Result<Url> {
-        let text = format!("{}/v2/{}/{rest}", self.home, self.name.path);
-        Url::parse(&text).map_err(|e| Error::failed(format!("{text} is not a URL: {e}")))
+    /// Who may be asked: the mirrors in their order, and last the registry itself; just that one for writing.
+    fn endpoints(&self, target: Option<&Target>) -> Result<Vec<Endpoint>> {
+        let files = &self.client.0.mirrors;
+        let (sources, actions) = match self.push {
+            true => (vec![files.destination(&self.name)?], "pull,push"),
+            false => (files.sources(&self.name, target)?, "pull"),
+        };
+        let mut endpoints = Vec::new();
+        for source in sources {
+            let endpoint = Endpoint::new(&self.client, source, actions)?;
+            if !endpoint.is_given_up() {
+                endpoints.push(endpoint);
+            }
+        }
+        Ok(endpoints)
     }
 
-    fn scopes(&self) -> Vec<String> {
-        vec![format!("repository:{}:{}", self.name.path, self.actions)]
-    }
-
-    fn access<'a>(&'a self, scopes: &'a [String]) -> Access<'a> {
-        Access { home: &self.home, repository: &self.name, scopes }
+    /// The registry itself.
+    async fn registry(&self) -> Result<Endpoint> {
+        let last = self.endpoints(None)?.pop();
+        last.ok_or_else(|| Error::failed(format!("{}: there is nobody to ask", self.name)))?.settled().await
     }
 
     /// Fetches a manifest with one request. By digest the bytes are verified, by tag the digest is computed from them.
     /// `None` if the registry says that there is no such manifest or repository.
     pub async fn manifest(&self, target: &Target) -> Result<Option<Manifest>> {
-        manifest::fetch(self, target).await
+        let mut endpoints = self.endpoints(Some(target))?;
+        let registry =
+            endpoints.pop().ok_or_else(|| Error::failed(format!("{}: there is nobody to ask", self.name)))?;
+        let mut failed = None;
+        for mirror in endpoints {
+            let mirror = mirror.settled().await?;
+            match manifest::fetch(&mirror, target).await {
+                Ok(None) => tracing::debug!("{}: not at the mirror {}", self.name, mirror.home),
+                Err(error) => {
+                    passed_over(&mirror, &error);
+                    failed = Some(error);
+                }
+                found => return found,
+            }
+        }
+        manifest::fetch(&registry.settled().await?, target).await.map_err(|error| match (&failed, error.hint_text()) {
+            (Some(of_mirror), None) => error.hint(format!("its mirror failed too: {of_mirror}")),
+            _ => error,
+        })
     }
 
     /// All tags, in the registry's order.
     pub async fn tags(&self) -> Result<Vec<String>> {
-        pages::tags(self).await
+        pages::tags(&self.registry().await?).await
     }
 
     /// What refers to the manifest `subject`, by the referrers API or the tag that stands in for it.
     pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
-        pages::referrers(self, subject).await
+        pages::referrers(&self.registry().await?, subject).await
     }
 
     /// Whether the repository has a blob. Registries have been wrong about this.
     pub async fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
-        let what = format!("blob {} of {}", descriptor.digest, self.name);
-        let url = self.url(&format!("blobs/{}", descriptor.digest))?;
-        let scopes = self.scopes();
-        let access = self.access(&scopes);
-        let request = Request::new(Method::HEAD, url.clone());
-        match http::send(&self.client.0, Some(&access), &request, &what).await? {
-            Outcome::Success(response) => {
-                // A length of 0 is what some proxies make of any HEAD.
-                let length = response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-                Ok(length.is_none_or(|length| length == 0 || length == descriptor.size))
-            }
-            Outcome::Refused(refusal) if matches!(refusal.status.as_u16(), 404 | 405 | 501) => Ok(false),
-            Outcome::Refused(refusal) if refusal.status == StatusCode::FORBIDDEN => {
-                // The answer to a HEAD has no body that could say why (faults.md B21).
-                let request = Request::new(Method::GET, url);
-                match http::send(&self.client.0, Some(&access), &request, &what).await? {
-                    Outcome::Refused(refusal) if refusal.status == StatusCode::NOT_FOUND => Ok(false),
-                    outcome => outcome.into_result(&what).map(|_| true),
-                }
-            }
-            outcome => outcome.into_result(&what).map(|_| true),
-        }
+        self.registry().await?.has_blob(descriptor).await
     }
 
-    /// The content of a blob from byte `offset` on, resumed when the connection breaks. The consumer hashes it.
+    /// The content of a blob from byte `offset` on, resumed when the connection breaks, by another mirror or the registry
+    /// if need be. The consumer hashes it.
     pub async fn blob(&self, descriptor: &Descriptor, offset: u64) -> Result<ByteStream> {
-        download::open(self, descriptor, offset).await
+        download::open(self.endpoints(None)?, descriptor, offset).await
     }
 
     /// Mounts a blob from the repository `from` of the same registry, or uploads `content`, which is hashed in passing:
     /// the upload of anything but what `descriptor` names is never completed.
     pub async fn push_blob(&self, descriptor: &Descriptor, content: &Content, from: Option<&str>) -> Result<Pushed> {
-        upload::push(self, descriptor, content, from).await
+        upload::push(&self.clone().for_push().registry().await?, descriptor, content, from).await
     }
 
     /// Stores a manifest under a tag or its digest, and reads it back by digest.
     pub async fn push_manifest(&self, target: &Target, media_type: &str, bytes: Bytes) -> Result<Stored> {
-        manifest::push(self, target, media_type, bytes).await
+        manifest::push(&self.clone().for_push().registry().await?, target, media_type, bytes).await
+    }
+}
+
+fn passed_over(endpoint: &Endpoint, error: &Error) {
+    let place = &endpoint.home;
+    if error.kind() == Kind::Content {
+        tracing::warn!("mirror {place} is passed over: {error}");
+    } else {
+        tracing::debug!("mirror {place} is passed over: {error}");
     }
 }
 
@@ -329,9 +370,9 @@ mod tests {
             ("port.io:5000", "http://port.io:5000"),
             ("port.io", "https://port.io"),
         ] {
-            assert_eq!(home(&options, registry).unwrap().to_string(), origin, "{registry}");
+            assert_eq!(home(&options, registry, false).unwrap().to_string(), origin, "{registry}");
         }
         let trusting = Options { ca_file: Some("/some/ca.pem".into()), ..Options::default() };
-        assert_eq!(home(&trusting, "localhost:5000").unwrap().to_string(), "https://localhost:5000");
+        assert_eq!(home(&trusting, "localhost:5000", false).unwrap().to_string(), "https://localhost:5000");
     }
 }

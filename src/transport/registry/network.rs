@@ -11,6 +11,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Client, Identity, redirect};
 use url::Host;
 
+use super::mirrors::Tls;
 use super::origin::{Origin, Reach};
 use super::{Options, lock};
 use crate::error::{Error, Kind, Result};
@@ -28,16 +29,20 @@ struct Trust {
     direct: bool,
     /// `certs.d/HOST[:PORT]`.
     certificates: Option<PathBuf>,
+    /// What the user's files say about this host.
+    tls: Tls,
     guard: Option<u8>,
 }
 
 impl Network {
-    /// The client for `origin`. With a `guard`, names that lead to an address of a smaller reach are not dialled.
-    pub(super) fn client(&self, options: &Options, origin: &Origin, guard: Option<Reach>) -> Result<Client> {
+    /// The client for `origin`, about which the user's files say `tls`. With a `guard`, names that lead to an address of
+    /// a smaller reach are not dialled.
+    pub(super) fn client(&self, options: &Options, origin: &Origin, guard: Option<Reach>, tls: &Tls) -> Result<Client> {
         let trust = Trust {
             https: origin.is_https(),
             direct: origin.reach() == Some(Reach::Loopback),
             certificates: if origin.is_https() { certificates(options, origin) } else { None },
+            tls: tls.clone(),
             guard: guard.map(|reach| reach as u8),
         };
         if let Some(client) = lock(&self.clients).get(&trust) {
@@ -57,7 +62,7 @@ fn build(options: &Options, trust: &Trust, guard: Option<Reach>) -> Result<Clien
         .redirect(redirect::Policy::none())
         .retry(reqwest::retry::never())
         .http2_adaptive_window(true)
-        .connect_timeout(Duration::from_secs(10).min(options.stall))
+        .connect_timeout(trust.tls.connect_timeout.unwrap_or(Duration::from_secs(10)).min(options.stall))
         .pool_idle_timeout(Duration::from_secs(30));
     if trust.direct {
         builder = builder.no_proxy();
@@ -70,26 +75,21 @@ fn build(options: &Options, trust: &Trust, guard: Option<Reach>) -> Result<Clien
         if let Some(file) = &options.ca_file {
             roots.extend(pem_certificates(file)?);
         }
+        for file in &trust.tls.authorities {
+            roots.extend(pem_certificates(file)?);
+        }
+        let mut own = trust.tls.identity.clone();
         if let Some(directory) = &trust.certificates {
             for file in with_extension(directory, "crt")? {
                 roots.extend(pem_certificates(&file)?);
             }
-            if let Some(file) = with_extension(directory, "cert")?.first() {
-                let key = file.with_extension("key");
-                let mut pem = read(file)?;
-                pem.push(b'\n');
-                pem.extend(read(&key)?);
-                let identity = Identity::from_pem(&pem).map_err(|_| {
-                    Error::failed(format!(
-                        "{} and {} are not a PEM certificate and its key",
-                        file.display(),
-                        key.display()
-                    ))
-                })?;
-                builder = builder.identity(identity);
-            }
+            let first = with_extension(directory, "cert")?.into_iter().next();
+            own = own.or(first.map(|file| (file.clone(), file.with_extension("key"))));
         }
-        builder = builder.tls_certs_merge(roots);
+        if let Some((certificate, key)) = own {
+            builder = builder.identity(identity(&certificate, &key)?);
+        }
+        builder = builder.tls_certs_merge(roots).tls_danger_accept_invalid_certs(trust.tls.skip_verify);
     } else {
         // Plain http must work where no certificate store is installed.
         builder = builder.tls_certs_only([]);
@@ -137,6 +137,30 @@ fn pem_certificates(file: &Path) -> Result<Vec<Certificate>> {
     match Certificate::from_pem_bundle(&read(file)?) {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         _ => Err(Error::failed(format!("{}: no certificate in PEM form", file.display()))),
+    }
+}
+
+fn identity(certificate: &Path, key: &Path) -> Result<Identity> {
+    let mut pem = read(certificate)?;
+    if key != certificate {
+        pem.push(b'\n');
+        pem.extend(read(key)?);
+    }
+    Identity::from_pem(&pem).map_err(|_| {
+        let (certificate, key) = (certificate.display(), key.display());
+        Error::failed(format!("{certificate} and {key} are not a PEM certificate and its key"))
+    })
+}
+
+/// Whether TLS is spoken at `origin`, for hosts with which the user allows either. When in doubt, it is.
+pub(super) async fn speaks_tls(client: &Client, origin: &Origin) -> bool {
+    match client.get(format!("{origin}/v2/")).send().await {
+        Err(error) if error.is_connect() => {
+            let why = innermost(&error);
+            // What a plain http server makes of a handshake; certificates are no such thing.
+            !["corrupt message", "handshake eof", "reset by peer"].iter().any(|words| why.contains(words))
+        }
+        _ => true,
     }
 }
 

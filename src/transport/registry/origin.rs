@@ -45,6 +45,12 @@ impl Origin {
         self.scheme == "https"
     }
 
+    /// The same host over plain http, at port 80 if it was 443.
+    pub(super) fn without_tls(&self) -> Self {
+        let port = if self.is_https() && self.port == 443 { 80 } else { self.port };
+        Origin { scheme: "http".to_owned(), host: self.host.clone(), port }
+    }
+
     /// The host without its port.
     pub(super) fn host(&self) -> &Host<String> {
         &self.host

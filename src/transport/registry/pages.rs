@@ -8,7 +8,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK};
 use serde::Deserialize;
 use url::Url;
 
-use super::Repository;
+use super::endpoint::Endpoint;
 use super::http::{self, Outcome, Request};
 use super::manifest;
 use super::origin::{Origin, allow_hop, redacted};
@@ -24,7 +24,7 @@ const PAGES: usize = 1000;
 const PAGE_LIMIT: usize = 4 << 20;
 
 /// All tags, in the registry's order. What cannot be a tag is left out: some registries list digests too.
-pub(super) async fn tags(repository: &Repository) -> Result<Vec<String>> {
+pub(super) async fn tags(repository: &Endpoint) -> Result<Vec<String>> {
     #[derive(Deserialize)]
     struct Page {
         // Harbor and Nexus write null for none, Nexus in the list too.
@@ -49,7 +49,7 @@ pub(super) async fn tags(repository: &Repository) -> Result<Vec<String>> {
 }
 
 /// What refers to a manifest: by the API, or by the tag that stands in for it.
-pub(super) async fn referrers(repository: &Repository, subject: &Digest) -> Result<Vec<Descriptor>> {
+pub(super) async fn referrers(repository: &Endpoint, subject: &Digest) -> Result<Vec<Descriptor>> {
     let what = format!("referrers of {}@{subject}", repository.name);
     let mut first = Request::new(Method::GET, repository.url(&format!("referrers/{subject}"))?);
     first.headers.insert(ACCEPT, HeaderValue::from_static(OCI_INDEX));
@@ -88,7 +88,7 @@ fn entries(index: &[u8]) -> Result<Vec<Descriptor>> {
 
 /// Gives page after page to `page`, until there is no more or it wants no more. Returns a refusal as it came.
 async fn walk(
-    repository: &Repository,
+    repository: &Endpoint,
     mut request: Request,
     what: &str,
     mut page: impl FnMut(&HeaderMap, &Bytes) -> Result<bool>,

@@ -14,11 +14,12 @@ use reqwest::{Method, StatusCode};
 use url::Url;
 
 use super::chunks;
+use super::endpoint::Endpoint;
 use super::http::{self, Outcome, Request};
 use super::origin::{Origin, allow_hop, redacted};
 use super::refusal::Refusal;
 use super::retry::{self, TRIES};
-use super::{Pushed, Repository, Shared, lock};
+use super::{Pushed, Shared, lock};
 use crate::blob::Verifier;
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
@@ -29,12 +30,12 @@ const SMALLEST: usize = 256 << 10;
 
 /// Mounts or uploads.
 pub(super) async fn push(
-    repository: &Repository,
+    repository: &Endpoint,
     descriptor: &Descriptor,
     content: &Content,
     from: Option<&str>,
 ) -> Result<Pushed> {
-    let repository = repository.clone().for_push();
+    let repository = repository.clone();
     let what = format!("blob {} to {}", descriptor.digest, repository.name);
     let upload = Upload { scopes: repository.scopes(), repository, descriptor, content, what };
     let mut session = None;
@@ -49,7 +50,7 @@ pub(super) async fn push(
 }
 
 pub(super) struct Upload<'a> {
-    pub(super) repository: Repository,
+    pub(super) repository: Endpoint,
     pub(super) scopes: Vec<String>,
     pub(super) descriptor: &'a Descriptor,
     pub(super) content: &'a Content,
