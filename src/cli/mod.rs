@@ -100,7 +100,7 @@ struct Common {
     /// How long to put up with a registry's rate limit, in seconds
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, help_heading = "Registries")]
     max_wait: u64,
-    /// Blobs that move at the same time
+    /// Blobs that move at the same time, to or from one host
     #[arg(long, global = true, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64), help_heading = "Registries")]
     jobs: u8,
     /// The socket of containerd, for containerd:NAME
@@ -138,6 +138,7 @@ impl Common {
             hosts_dir: self.hosts_dir.clone(),
             realm_hosts: self.realm_host.clone(),
             max_wait: Duration::from_secs(self.max_wait),
+            jobs: self.jobs.into(),
             ..Options::default()
         })?;
         let containerd = containerd::Options {

@@ -7,12 +7,13 @@ use bytes::{Buf, Bytes};
 use futures_util::stream;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
 use url::Url;
 
-use super::Shared;
 use super::endpoint::Endpoint;
 use super::http::{self, Outcome, Request};
 use super::retry::{self, TRIES};
+use super::{Direction, Shared};
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
@@ -32,6 +33,7 @@ pub(super) async fn open(endpoints: Vec<Endpoint>, descriptor: &Descriptor, offs
         size: descriptor.size,
         position: offset,
         current: None,
+        permit: None,
         skip: 0,
         ranges: true,
         failures: 0,
@@ -66,6 +68,8 @@ struct Download {
     /// What the consumer has.
     position: u64,
     current: Option<Response>,
+    /// Held until the last byte.
+    permit: Option<OwnedSemaphorePermit>,
     /// What the current answer will repeat.
     skip: u64,
     /// Off once the server has shown that its ranges cannot be relied on.
@@ -87,6 +91,7 @@ impl Download {
         self.url = self.repository.url(&format!("blobs/{}", self.digest))?;
         self.what = format!("blob {} of {}", self.digest, self.repository.name);
         (self.current, self.skip, self.ranges, self.failures) = (None, 0, true, 0);
+        self.permit = None;
         Ok(())
     }
 
@@ -112,6 +117,9 @@ impl Download {
                     }
                     self.position += bytes.len() as u64;
                     self.failures = 0;
+                    if self.position == self.size {
+                        self.permit = None;
+                    }
                     return Ok(Some(bytes));
                 }
                 // A body without a length ends cleanly wherever it is cut (faults.md B2).
@@ -152,6 +160,9 @@ impl Download {
     }
 
     async fn reopen(&mut self) -> Result<()> {
+        if self.permit.is_none() {
+            self.permit = Some(self.shared().transfer(&self.repository.home, Direction::Read).await?);
+        }
         loop {
             let mut request = Request::new(Method::GET, self.url.clone());
             let ranged = self.ranges && self.position > 0;

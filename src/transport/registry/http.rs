@@ -17,7 +17,7 @@ use super::origin::{Origin, Reach, allow_hop, redacted};
 use super::refusal::Refusal;
 use super::retry::{self, TRIES};
 use super::{Shared, lock, network};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, printable};
 
 const REDIRECTS: usize = 5;
 
@@ -175,7 +175,9 @@ pub(super) async fn send(
             waited += wait;
         }
         tracing::debug!("{status} from {home}; trying again in {wait:?}");
-        close_gate(shared, home, if limited { wait } else { Duration::ZERO });
+        if limited && close_gate(shared, home, wait) && wait > Duration::from_secs(1) {
+            tracing::warn!("{}", waiting(home, wait, asked, &refusal));
+        }
         tokio::time::sleep(wait).await;
     }
 }
@@ -347,11 +349,17 @@ async fn ping(shared: &Shared, home: &Origin, settings: &Settings) -> Result<Opt
     }
 }
 
-/// All requests to a registry that limits us wait, not just the one that was told (faults.md B19).
-fn close_gate(shared: &Shared, home: &Origin, wait: Duration) {
-    if !wait.is_zero() {
-        lock(&shared.gates).insert(home.clone(), Instant::now() + wait);
+/// All requests to a registry that limits us wait, not just the one that was told (faults.md B19). Whether they did not
+/// yet, or not nearly as long.
+fn close_gate(shared: &Shared, home: &Origin, wait: Duration) -> bool {
+    let until = Instant::now() + wait;
+    let mut gates = lock(&shared.gates);
+    let before = gates.get(home).copied();
+    let is_new = before.is_none_or(|before| until > before + Duration::from_secs(1));
+    if before.is_none_or(|before| until > before) {
+        gates.insert(home.clone(), until);
     }
+    is_new
 }
 
 async fn wait_for_gate(shared: &Shared, home: &Origin) {
@@ -361,11 +369,16 @@ async fn wait_for_gate(shared: &Shared, home: &Origin) {
     }
 }
 
+/// Who limits us, for how long we wait, and why.
+fn waiting(home: &Origin, wait: Duration, asked: Option<Duration>, refusal: &Refusal) -> String {
+    let asks = if asked.is_some() { ", as it asks" } else { "" };
+    let (seconds, said) = (wait.as_secs_f64().ceil(), refusal.said());
+    printable(&format!("{home} limits the rate of requests: waiting {seconds} seconds{asks}{said}{}", refusal.limit()))
+}
+
 fn rate_limited(home: &Origin, asked: Option<Duration>, refusal: &Refusal) -> Error {
-    let error = match asked {
-        Some(asked) => format!("{home} limits the rate of requests and asks to wait {} seconds", asked.as_secs()),
-        None => format!("{home} limits the rate of requests{}", refusal.said()),
-    };
+    let asks = asked.map(|asked| format!(" and asks to wait {} seconds", asked.as_secs())).unwrap_or_default();
+    let error = format!("{home} limits the rate of requests{asks}{}{}", refusal.said(), refusal.limit());
     let login = match (&refusal.login, &refusal.registry) {
         (None, Some(registry)) => format!("; with a login (skopeo login {registry}) limits are often higher"),
         _ => String::new(),

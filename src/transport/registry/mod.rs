@@ -33,6 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::{Host, Url};
 
 use self::endpoint::Endpoint;
@@ -72,6 +73,8 @@ pub struct Options {
     pub retry_base: Duration,
     /// The largest piece of a chunked upload, should a registry insist on one.
     pub chunk: usize,
+    /// Blobs that are read from one host at a time, and that are written to it; at least 1. All repositories share this.
+    pub jobs: usize,
 }
 
 impl Default for Options {
@@ -89,6 +92,7 @@ impl Default for Options {
             retry_base: Duration::from_millis(250),
             // GHCR takes no more in one PATCH (faults.md E5).
             chunk: 4 << 20,
+            jobs: 4,
         }
     }
 }
@@ -105,11 +109,30 @@ struct Shared {
     traffic: Counters,
     mirrors: mirrors::Mirrors,
     gates: Mutex<HashMap<Origin, Instant>>,
+    /// Reads and writes apart, for a blob that goes from a registry to itself needs one of each.
+    transfers: Mutex<HashMap<(Origin, Direction), Arc<Semaphore>>>,
     reaches: Mutex<HashMap<Origin, Reach>>,
     /// What hosts speak with which https is not required.
     schemes: Mutex<HashMap<Origin, Origin>>,
     /// `HOST:PORT` of mirrors that are not asked again.
     unreachable: Mutex<HashSet<String>>,
+}
+
+/// Which way a blob goes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Direction {
+    Read,
+    Write,
+}
+
+impl Shared {
+    /// Waits until another blob may be moved; it may as long as the permit lives. Whoever holds one to read must not wait
+    /// for one to write, so that none can wait for another in a circle.
+    async fn transfer(&self, host: &Origin, direction: Direction) -> Result<OwnedSemaphorePermit> {
+        let new = || Arc::new(Semaphore::new(self.options.jobs.clamp(1, Semaphore::MAX_PERMITS)));
+        let permits = lock(&self.transfers).entry((host.clone(), direction)).or_insert_with(new).clone();
+        permits.acquire_owned().await.map_err(|e| Error::failed(format!("internal error: {e}")))
+    }
 }
 
 #[derive(Default)]
@@ -152,6 +175,7 @@ impl Client {
             auth: auth::Cache::default(),
             traffic: Counters::default(),
             gates: Mutex::default(),
+            transfers: Mutex::default(),
             reaches: Mutex::default(),
             schemes: Mutex::default(),
             unreachable: Mutex::default(),
@@ -311,7 +335,7 @@ impl Repository {
     }
 
     /// The content of a blob from byte `offset` on, resumed when the connection breaks, by another mirror or the registry
-    /// if need be. The consumer hashes it.
+    /// if need be. The consumer hashes it. It is one of [`Options::jobs`] until it is read to its end or dropped.
     pub async fn blob(&self, descriptor: &Descriptor, offset: u64) -> Result<ByteStream> {
         download::open(self.endpoints(None)?, descriptor, offset).await
     }

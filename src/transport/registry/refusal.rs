@@ -66,6 +66,19 @@ impl Refusal {
         }
     }
 
+    /// ` (its limit is 100 requests in 6 hours, 0 are left)`, if the headers that Docker Hub has say so.
+    pub(super) fn limit(&self) -> String {
+        let header = |name: &str| self.headers.get(name).and_then(|value| quota(value.to_str().ok()?));
+        let Some((limit, window)) = header("ratelimit-limit") else { return String::new() };
+        let window = match window {
+            None | Some(0) => String::new(),
+            Some(seconds) if seconds % 3600 == 0 => format!(" in {} hours", seconds / 3600),
+            Some(seconds) => format!(" in {seconds} seconds"),
+        };
+        let left = header("ratelimit-remaining").map(|(left, _)| format!(", {left} are left")).unwrap_or_default();
+        format!(" (its limit is {limit} requests{window}{left})")
+    }
+
     /// GHCR limits the rate with a 403.
     pub(super) fn mentions_rate_limit(&self) -> bool {
         let said = self.said().to_ascii_lowercase();
@@ -112,6 +125,13 @@ impl Refusal {
     }
 }
 
+/// `100;w=21600`: a number, and the seconds that it is for.
+fn quota(value: &str) -> Option<(u64, Option<u64>)> {
+    let mut parts = value.split(';').map(str::trim);
+    let number = parts.next()?.parse().ok()?;
+    Some((number, parts.find_map(|part| part.strip_prefix("w=")?.parse().ok())))
+}
+
 /// Code and message of the first error in the envelope; of anything else, the beginning of the text.
 fn first_error(body: &[u8]) -> (String, String) {
     let short = |text: &str| text.chars().take(SHOWN).collect::<String>().trim().to_owned();
@@ -141,6 +161,20 @@ fn first_error(body: &[u8]) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quotas() {
+        for (value, expected) in [
+            ("100;w=21600", Some((100, Some(21600)))),
+            ("0 ; w=60", Some((0, Some(60)))),
+            ("76", Some((76, None))),
+            ("5;w=soon", Some((5, None))),
+            ("many", None),
+            ("", None),
+        ] {
+            assert_eq!(quota(value), expected, "{value}");
+        }
+    }
 
     #[test]
     fn error_bodies() {

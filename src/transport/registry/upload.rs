@@ -19,7 +19,7 @@ use super::http::{self, Outcome, Request};
 use super::origin::{Origin, allow_hop, redacted};
 use super::refusal::Refusal;
 use super::retry::{self, TRIES};
-use super::{Pushed, Shared, lock};
+use super::{Direction, Pushed, Shared, lock};
 use crate::blob::Verifier;
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
@@ -110,6 +110,7 @@ impl Upload<'_> {
     }
 
     async fn run(&self, mut session: Option<Session>) -> Result<()> {
+        let _permit = self.shared().transfer(&self.repository.home, Direction::Write).await?;
         let (mut failures, mut in_pieces) = (0, false);
         let mut length = self.shared().options.chunk;
         loop {
