@@ -12,6 +12,7 @@ use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::{Digest, Hasher};
 
 /// Hashes and counts content as it passes, and compares at the end.
+#[derive(Clone)]
 pub struct Verifier {
     digest: Digest,
     size: u64,

@@ -139,6 +139,7 @@ impl Common {
             realm_hosts: self.realm_host.clone(),
             max_wait: Duration::from_secs(self.max_wait),
             jobs: self.jobs.into(),
+            journal_dir: journal_dir(),
             ..Options::default()
         })?;
         let containerd = containerd::Options {
@@ -152,6 +153,13 @@ impl Common {
     fn output(&self) -> Output {
         Output { json: self.json, quiet: self.quiet, piped: false }
     }
+}
+
+/// Where unfinished uploads are remembered (XDG Base Directory Specification, "state").
+fn journal_dir() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")))?;
+    Some(state.join("capatch/uploads"))
 }
 
 /// Reads the command line; what it asks to be printed (help, version, a mistake) is printed here.

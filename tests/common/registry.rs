@@ -1,11 +1,11 @@
 //! A registry in this process, on a port of 127.0.0.1: real storage, optional authentication, a log of all requests,
 //! and a hook that can answer any request otherwise, or break off in the middle.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -135,6 +135,17 @@ struct State {
     fault: Option<Arc<Fault>>,
     /// Bodies beyond this are refused before they are read.
     body_limit: Option<u64>,
+    /// Where the next uploads are cut.
+    cuts: VecDeque<Cut>,
+}
+
+/// Where a blob breaks off on its way here; what has arrived is kept.
+#[derive(Clone, Copy)]
+pub enum Cut {
+    /// The connection ends after so many bytes of the body.
+    Dropped(u64),
+    /// So many bytes are kept, and the client waits for an answer for as long as it lives.
+    Silent(u64),
 }
 
 /// The registry; its threads end with the process.
@@ -225,6 +236,26 @@ impl Registry {
         self.state().body_limit = Some(limit);
     }
 
+    /// Breaks off the next uploads with a body that is longer than the cut.
+    pub fn cut_uploads(&self, cuts: impl IntoIterator<Item = Cut>) {
+        self.state().cuts.extend(cuts);
+    }
+
+    /// Waits until all those cuts were made.
+    pub fn wait_for_cuts(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.state().cuts.is_empty() {
+            assert!(Instant::now() < deadline, "nobody sends so much");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Bytes of blobs received so far, those of broken requests too.
+    pub fn received(&self) -> u64 {
+        let log = self.log();
+        log.iter().filter(|r| r.path.contains("/blobs/uploads/")).map(|r| r.body.len() as u64).sum()
+    }
+
     /// Answers every request to mount a blob by beginning an upload, as registries may.
     pub fn refuse_mounts(&self) {
         self.state().no_mounts = true;
@@ -307,13 +338,21 @@ impl Registry {
         let mut stream = BufReader::new(stream);
         loop {
             let limit = self.state().body_limit;
-            let request = match read_request(&mut stream, limit) {
+            let request = match read_request(&mut stream, limit, || self.state().cuts.front().copied()) {
                 Ok(Some(request)) => request,
                 Ok(None) => return Ok(()),
                 // TLS, most likely.
                 Err(_) => return stream.get_mut().write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"),
             };
             self.state().log.push(request.clone());
+            if !request.complete && limit.is_none() {
+                self.keep_what_arrived(&request);
+                let cut = self.state().cuts.pop_front();
+                if let Some(Cut::Silent(_)) = cut {
+                    let _ = std::io::copy(&mut stream, &mut std::io::sink());
+                }
+                return Ok(());
+            }
             if !request.complete {
                 if limit.is_some() {
                     write_reply(stream.get_mut(), &request, &Reply::new(413))?;
@@ -327,6 +366,13 @@ impl Registry {
             if !write_reply(stream.get_mut(), &request, &reply)? {
                 return Ok(());
             }
+        }
+    }
+
+    fn keep_what_arrived(&self, request: &Request) {
+        let id = request.path.rsplit('/').next().unwrap_or_default();
+        if let Some((_, bytes)) = self.state().uploads.get_mut(id) {
+            bytes.extend_from_slice(&request.body);
         }
     }
 
@@ -576,7 +622,11 @@ fn hash_like(digest: &str, bytes: &[u8]) -> Digest {
     }
 }
 
-fn read_request(reader: &mut impl BufRead, limit: Option<u64>) -> std::io::Result<Option<Request>> {
+fn read_request(
+    reader: &mut impl BufRead,
+    limit: Option<u64>,
+    cut: impl FnOnce() -> Option<Cut>,
+) -> std::io::Result<Option<Request>> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
@@ -610,7 +660,11 @@ fn read_request(reader: &mut impl BufRead, limit: Option<u64>) -> std::io::Resul
             request.complete = false;
             return Ok(Some(request));
         }
-        let read = reader.take(length).read_to_end(&mut request.body);
+        let end = match cut() {
+            Some(Cut::Dropped(end) | Cut::Silent(end)) if length > end => end,
+            _ => length,
+        };
+        let read = reader.take(end).read_to_end(&mut request.body);
         request.complete = read.is_ok_and(|read| read as u64 == length);
     } else if request.header("transfer-encoding").is_some() {
         panic!("no registry wants a chunked body: {request:?}");

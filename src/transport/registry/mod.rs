@@ -11,7 +11,6 @@
 
 mod auth;
 mod challenge;
-mod chunks;
 mod credentials;
 mod download;
 mod endpoint;
@@ -73,6 +72,8 @@ pub struct Options {
     pub retry_base: Duration,
     /// The largest piece of a chunked upload, should a registry insist on one.
     pub chunk: usize,
+    /// Where to remember unfinished uploads, so that a later run goes on with them; without it, none does.
+    pub journal_dir: Option<PathBuf>,
     /// Blobs that are read from one host at a time, and that are written to it; at least 1. All repositories share this.
     pub jobs: usize,
 }
@@ -93,6 +94,7 @@ impl Default for Options {
             // GHCR takes no more in one PATCH (faults.md E5).
             chunk: 4 << 20,
             jobs: 4,
+            journal_dir: None,
         }
     }
 }
@@ -108,6 +110,7 @@ struct Shared {
     auth: auth::Cache,
     traffic: Counters,
     mirrors: mirrors::Mirrors,
+    journal: upload::Journal,
     gates: Mutex<HashMap<Origin, Instant>>,
     /// Reads and writes apart, for a blob that goes from a registry to itself needs one of each.
     transfers: Mutex<HashMap<(Origin, Direction), Arc<Semaphore>>>,
@@ -170,6 +173,7 @@ impl Client {
         Ok(Client(Arc::new(Shared {
             credentials: credentials::Credentials::new(options.auth_file.clone(), |name| std::env::var_os(name)),
             mirrors: mirrors::Mirrors::new(&options, |name| std::env::var_os(name)),
+            journal: upload::Journal::new(options.journal_dir.clone()),
             options,
             network: network::Network::default(),
             auth: auth::Cache::default(),

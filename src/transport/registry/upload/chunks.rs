@@ -6,10 +6,10 @@ use reqwest::Method;
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
 use url::Url;
 
-use super::http::{Outcome, Request};
-use super::retry;
-use super::upload::{Sent, Session, Upload, count, with_digest};
-use crate::blob::Verifier;
+use super::super::http::{Outcome, Request};
+use super::super::retry;
+use super::journal::Entry;
+use super::{Sent, Session, Upload, count};
 use crate::error::{Error, Result};
 use crate::transport::ByteStream;
 
@@ -19,33 +19,29 @@ const LARGEST: usize = 64 << 20;
 /// Attempts for one piece without progress.
 const ATTEMPTS: u32 = 3;
 
-/// Sends everything in pieces of `length`, or what the registry says is the least, and closes the session.
-pub(super) async fn send(upload: &Upload<'_>, session: &Session, length: usize) -> Result<Sent> {
+/// Less than this is no progress, or a piece would take for ever.
+const PROGRESS: u64 = 64 << 10;
+
+/// Sends what is missing in pieces of `length`, or what the registry says is the least, and closes the session.
+pub(super) async fn send(
+    upload: &Upload<'_>,
+    session: &mut Session,
+    length: usize,
+    journal: Option<&Entry>,
+) -> Result<Sent> {
     let length = length.max(session.minimum).clamp(1, LARGEST);
-    let mut pieces = Pieces {
-        stream: upload.content.open(0).await?,
-        verifier: Some(Verifier::new(upload.descriptor)),
-        rest: BytesMut::new(),
-        length,
-    };
-    let mut url = session.url.clone();
-    let mut start = 0;
+    let mut pieces = Pieces { stream: upload.source.from(session.offset), rest: BytesMut::new(), length };
     while let Some(piece) = pieces.next().await.map_err(|e| e.context(&upload.what))? {
-        let end = start + piece.len() as u64;
-        match patch(upload, &mut url, start, piece).await? {
-            Sent::Done => start = end,
+        let end = session.offset + piece.len() as u64;
+        match patch(upload, &mut session.url, session.offset, piece).await? {
+            Sent::Done => session.offset = end,
             other => return Ok(other),
         }
+        if let Some(entry) = journal {
+            entry.keep(&session.url);
+        }
     }
-    let mut request =
-        Request::new(Method::PUT, with_digest(&url, upload.descriptor.digest.as_str())).bytes(Bytes::new());
-    request.once = true;
-    request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    Ok(match upload.send(&request).await? {
-        Outcome::Success(_) => Sent::Done,
-        Outcome::Refused(refusal) => Sent::Refused(refusal),
-        Outcome::Lost(error) => Sent::Lost(error),
-    })
+    upload.close(session).await
 }
 
 /// One piece, or what the registry did not take of it at first.
@@ -57,8 +53,7 @@ async fn patch(upload: &Upload<'_>, url: &mut Url, start: u64, piece: Bytes) -> 
         let mut request = Request::new(Method::PATCH, url.clone()).bytes(body.clone());
         request.once = true;
         request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        let range = HeaderValue::try_from(format!("{at}-{}", end - 1)).map_err(|_| Error::failed("a bad range"))?;
-        request.headers.insert(CONTENT_RANGE, range);
+        request.headers.insert(CONTENT_RANGE, range(at, end)?);
         let outcome = upload.send(&request).await?;
         count(upload.shared(), &request.progress, &body);
         let (known, failure) = match outcome {
@@ -98,7 +93,7 @@ async fn patch(upload: &Upload<'_>, url: &mut Url, start: u64, piece: Bytes) -> 
         if !(at..end).contains(&reached) {
             return Ok(failure);
         }
-        failures = if reached > at { 0 } else { failures + 1 };
+        failures = if reached >= at + PROGRESS { 0 } else { failures + 1 };
         if failures >= ATTEMPTS {
             return Ok(failure);
         }
@@ -109,8 +104,13 @@ async fn patch(upload: &Upload<'_>, url: &mut Url, start: u64, piece: Bytes) -> 
     }
 }
 
+/// `FIRST-LAST` of the bytes from `start` up to `end`.
+pub(super) fn range(start: u64, end: u64) -> Result<HeaderValue> {
+    HeaderValue::try_from(format!("{start}-{}", end.saturating_sub(1))).map_err(|_| Error::failed("a bad range"))
+}
+
 /// Asks how much of the upload has arrived.
-async fn status(upload: &Upload<'_>, url: &mut Url) -> Result<Option<u64>> {
+pub(super) async fn status(upload: &Upload<'_>, url: &mut Url) -> Result<Option<u64>> {
     let request = Request::new(Method::GET, url.clone());
     let Outcome::Success(response) = upload.send(&request).await? else { return Ok(None) };
     if let Some(next) = upload.location(response.headers(), url).await? {
@@ -120,7 +120,7 @@ async fn status(upload: &Upload<'_>, url: &mut Url) -> Result<Option<u64>> {
 }
 
 /// Bytes that `Range: 0-LAST` says have arrived; some registries write `bytes=` in front.
-fn taken(headers: &HeaderMap) -> Option<u64> {
+pub(super) fn taken(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(RANGE)?.to_str().ok()?.trim();
     let value = value.strip_prefix("bytes=").unwrap_or(value);
     let (first, last) = value.split_once('-')?;
@@ -128,29 +128,20 @@ fn taken(headers: &HeaderMap) -> Option<u64> {
     (first == "0").then(|| last.checked_add(1)).flatten()
 }
 
-/// Cuts content into pieces of one length; the last one comes out only if everything matched.
+/// Cuts content into pieces of one length.
 struct Pieces {
     stream: ByteStream,
-    verifier: Option<Verifier>,
     rest: BytesMut,
     length: usize,
 }
 
 impl Pieces {
     async fn next(&mut self) -> Result<Option<Bytes>> {
-        // One byte more than a piece shows that it is not the last.
+        // One byte more than a piece shows that it is not the last, which is given only after all was checked.
         while self.rest.len() <= self.length {
-            let Some(verifier) = &mut self.verifier else { break };
             match self.stream.next().await.transpose()? {
-                Some(bytes) => {
-                    verifier.update(&bytes)?;
-                    self.rest.extend_from_slice(&bytes);
-                }
-                None => {
-                    if let Some(verifier) = self.verifier.take() {
-                        verifier.finish()?;
-                    }
-                }
+                Some(bytes) => self.rest.extend_from_slice(&bytes),
+                None => break,
             }
         }
         if self.rest.is_empty() {
@@ -164,9 +155,11 @@ impl Pieces {
 mod tests {
     use futures_util::stream;
 
+    use super::super::hashed::Hashed;
     use super::*;
     use crate::oci::descriptor::Descriptor;
     use crate::oci::digest::Digest;
+    use crate::transport::Content;
 
     #[test]
     fn what_has_arrived() {
@@ -193,13 +186,14 @@ mod tests {
             (&["hello"][..], 2, &["he", "ll", "o"][..], true),
             (&["h", "ell", "o"], 5, &["hello"], true),
             (&["hello"], 9, &["hello"], true),
-            (&["hel", "lx"], 2, &["he", "ll"], false),
-            (&["hel", "lo", "x"], 2, &["he", "ll"], false),
-            (&["hel"], 2, &["he"], false),
+            (&["hel", "lx"], 2, &["he"], false),
+            (&["hel", "lo", "x"], 2, &["he"], false),
+            (&["hel"], 2, &[], false),
         ] {
-            let stream = Box::pin(stream::iter(content.iter().map(|p| Ok(Bytes::from_static(p.as_bytes())))));
-            let verifier = Some(Verifier::new(&descriptor));
-            let mut pieces = Pieces { stream, verifier, rest: BytesMut::new(), length };
+            let stream = stream::iter(content.iter().map(|p| Ok(Bytes::from_static(p.as_bytes()))));
+            let source = Content::elsewhere(move |_| std::future::ready(Ok(stream.clone().boxed() as ByteStream)));
+            let stream = Hashed::new(&source, &descriptor).from(0);
+            let mut pieces = Pieces { stream, rest: BytesMut::new(), length };
             let mut seen = Vec::new();
             let end = loop {
                 match pieces.next().await {
