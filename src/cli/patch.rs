@@ -29,13 +29,13 @@ pub(super) struct Arguments {
     #[arg(value_parser = parse_reference)]
     destination: Reference,
     /// The capabilities, in the words of setcap(8) and cap_from_text(3)
-    #[arg(long, value_name = "TEXT", default_value = "cap_net_bind_service=+ep", value_parser = parse_capabilities)]
+    #[arg(long, value_name = "TEXT", default_value = patch::DEFAULT_CAPABILITIES, value_parser = parse_capabilities)]
     cap: FileCapabilities,
     /// Set exactly these capabilities instead of adding them to those that the file has
     #[arg(long)]
     replace_caps: bool,
     /// The program, instead of the profile's; may be repeated
-    #[arg(long, value_name = "PATH", value_parser = parse_path)]
+    #[arg(long, value_name = "PATH")]
     file: Vec<String>,
     /// What to assume about the image: kong, none
     #[arg(long, value_name = "NAME", default_value = "kong", value_parser = parse_profile)]
@@ -53,7 +53,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
     env: Vec<(String, String)>,
     /// Set a label in the config; may be repeated
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_label)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
     label: Vec<(String, String)>,
     /// Patch only these platforms, such as linux/amd64; the others stay as they are
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', value_parser = parse_platform)]
@@ -122,40 +122,33 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
 
 fn options(arguments: &Arguments, common: &Common) -> Result<Options> {
     let profile = arguments.profile;
-    let expose = match &arguments.expose {
-        Some(ports) => ports.clone(),
-        None => profile.ports.iter().map(|port| port.parse()).collect::<Result<_>>()?,
-    };
-    if let Some(port) = expose.iter().find(|port| arguments.unexpose.contains(port)) {
-        return Err(Error::usage(format!("{port} is to be exposed and not to be exposed"))
-            .hint("name the ports to expose with --expose, without this one"));
-    }
-    if arguments.file.is_empty() && profile.files.is_empty() {
-        return Err(Error::usage(format!("the profile {} names no file", profile.name))
-            .hint("name the program with --file PATH"));
-    }
-    let created = match std::env::var("SOURCE_DATE_EPOCH") {
-        // Up to the year 9999, the last that RFC 3339 can write.
-        Ok(text) => Some(text.parse().ok().filter(|seconds| *seconds < 253_402_300_800_u64).ok_or_else(|| {
-            Error::usage(format!("SOURCE_DATE_EPOCH is '{text}', which is no number of seconds since 1970"))
-                .hint("unset it, or set it to something like $(git log -1 --format=%ct)")
-        })?),
-        Err(_) => None,
-    };
-    Ok(Options {
+    let options = Options {
         profile,
         capabilities: arguments.cap,
         replace: arguments.replace_caps,
         files: arguments.file.clone(),
-        expose,
+        expose: arguments.expose.clone().map_or_else(|| profile.exposed(), Ok)?,
         unexpose: arguments.unexpose.clone(),
         listen: arguments.listen.clone(),
         env: arguments.env.clone(),
         labels: arguments.label.clone(),
         platforms: arguments.platform.clone(),
-        created,
+        created: source_date_epoch()?,
         force: arguments.force,
         jobs: usize::from(common.jobs),
+    };
+    options.check()?;
+    Ok(options)
+}
+
+/// When a patched image was created, in seconds since 1970, if the environment says it.
+pub(super) fn source_date_epoch() -> Result<Option<u64>> {
+    let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") else { return Ok(None) };
+    // Up to the year 9999, the last that RFC 3339 can write.
+    let seconds = text.parse().ok().filter(|seconds| *seconds < 253_402_300_800_u64);
+    seconds.map(Some).ok_or_else(|| {
+        Error::usage(format!("SOURCE_DATE_EPOCH is '{text}', which is no number of seconds since 1970"))
+            .hint("unset it, or set it to something like $(git log -1 --format=%ct)")
     })
 }
 
@@ -228,27 +221,7 @@ fn parse_port(text: &str) -> Result<Port, String> {
     text.parse().map_err(with_hint)
 }
 
-fn parse_path(text: &str) -> Result<String, String> {
-    if text.starts_with('/') && !text.contains('\0') {
-        Ok(text.to_owned())
-    } else {
-        Err("write the absolute path that the file has in the image".to_owned())
-    }
-}
-
-fn parse_label(text: &str) -> Result<(String, String), String> {
-    let (name, value) = parse_pair(text)?;
-    if name == patch::RECORD || name.starts_with("org.opencontainers.image.base.") {
-        return Err(format!("the label {name} is written by capatch itself"));
-    }
-    Ok((name, value))
-}
-
 fn parse_pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !name.contains(char::is_control) && !value.contains('\0') => {
-            Ok((name.to_owned(), value.to_owned()))
-        }
-        _ => Err("write NAME=VALUE".to_owned()),
-    }
+    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    pair.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| "write NAME=VALUE".to_owned())
 }

@@ -1,6 +1,7 @@
 //! What `patch` assumes about an image when the user does not say it.
 
 use crate::error::{Error, Result};
+use crate::oci::config::Port;
 
 /// One kind of image. A new kind is a new row of [`PROFILES`].
 #[derive(Debug, PartialEq, Eq)]
@@ -41,6 +42,11 @@ pub const PROFILES: &[Profile] = &[
 ];
 
 impl Profile {
+    /// The ports to expose.
+    pub fn exposed(&self) -> Result<Vec<Port>> {
+        self.ports.iter().map(|port| port.parse()).collect()
+    }
+
     /// The profile with this name.
     ///
     /// # Errors

@@ -24,6 +24,9 @@ use crate::oci::config::Port;
 use crate::oci::platform::Platform;
 use crate::oci::time;
 
+/// What a file gets if nobody says it: ports below 1024, at once.
+pub const DEFAULT_CAPABILITIES: &str = "cap_net_bind_service=+ep";
+
 /// What to change.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -56,6 +59,35 @@ pub struct Options {
 }
 
 impl Options {
+    /// Refuses options that contradict each other or that no image can carry.
+    pub fn check(&self) -> Result<()> {
+        if let Some(port) = self.expose.iter().find(|port| self.unexpose.contains(port)) {
+            return Err(Error::usage(format!("{port} is to be exposed and not to be exposed"))
+                .hint("name the ports to expose, without this one"));
+        }
+        if self.files.is_empty() && self.profile.files.is_empty() {
+            return Err(Error::usage(format!("the profile {} names no file", self.profile.name))
+                .hint("name the program by its absolute path in the image"));
+        }
+        if let Some(path) = self.files.iter().find(|path| !path.starts_with('/') || path.contains('\0')) {
+            return Err(Error::usage(format!("'{path}' is no absolute path"))
+                .hint("write the absolute path that the file has in the image"));
+        }
+        let writable =
+            |name: &str, value: &str| !name.is_empty() && !name.contains(char::is_control) && !value.contains('\0');
+        if let Some((name, _)) = self.env.iter().chain(&self.labels).find(|(name, value)| !writable(name, value)) {
+            return Err(Error::usage(format!("'{name}' cannot be set: a name is not empty, and a value has no NUL")));
+        }
+        if let Some((name, _)) = self.env.iter().find(|(name, _)| name.contains('=')) {
+            return Err(Error::usage(format!("'{name}' is no name of an environment variable")));
+        }
+        let ours = |name: &str| name == RECORD || name.starts_with("org.opencontainers.image.base.");
+        if let Some((name, _)) = self.labels.iter().find(|(name, _)| ours(name)) {
+            return Err(Error::usage(format!("the label {name} is written by capatch itself")));
+        }
+        self.request().map(drop)
+    }
+
     /// The request in its normal form; two that do the same are equal.
     pub fn request(&self) -> Result<Request> {
         let texts = |ports: &[Port]| {
