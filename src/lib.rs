@@ -37,6 +37,7 @@
 //! - [`patch`]: the use case. `plan` finds out what would change and makes the new content, `apply` stores it; `record`
 //!   is what a patched image says about itself.
 //! - [`validate`]: re-derives every digest, size and diff ID; compares an image with its base.
+//! - [`sync`]: many images from one file. `spec` is the file, `tasks` is what it comes to, `run` does it.
 //! - [`cli`]: one file for each command. The only module that prints; `main` alone ends the process.
 //!
 //! # Invariants
@@ -74,5 +75,6 @@ pub mod layer;
 pub mod oci;
 pub mod patch;
 pub mod progress;
+pub mod sync;
 pub mod transport;
 pub mod validate;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module may use, beside itself, `error` and `progress`. Lower ones come first, and none may use a later one.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("error", &[]),
     ("progress", &[]),
     ("capability", &[]),
@@ -20,9 +20,23 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("copy", &["oci", "blob", "transport", "image"]),
     ("patch", &["capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy"]),
     ("validate", &["capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy", "patch"]),
+    ("sync", &["capability", "oci", "transport", "kong", "copy", "patch"]),
     (
         "cli",
-        &["capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy", "patch", "validate"],
+        &[
+            "capability",
+            "oci",
+            "blob",
+            "archive",
+            "layer",
+            "transport",
+            "image",
+            "kong",
+            "copy",
+            "patch",
+            "validate",
+            "sync",
+        ],
     ),
     ("main", &["cli"]),
 ];
