@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
 /// A result whose error is a sentence for the user.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -29,6 +31,21 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// What the kind is called in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Failed => "failed",
+            Kind::Usage => "usage",
+            Kind::NotFound => "not-found",
+            Kind::Denied => "denied",
+            Kind::Content => "content",
+            Kind::RateLimited => "rate-limited",
+            Kind::DestinationRefused => "destination-refused",
+            Kind::Findings => "findings",
+            Kind::Stopped(_) => "stopped",
+        }
+    }
+
     /// The process's exit code for this kind of error.
     pub fn exit_code(self) -> u8 {
         match self {
@@ -54,12 +71,13 @@ struct Inner {
     kind: Kind,
     message: String,
     hint: Option<String>,
+    reported: bool,
 }
 
 impl Error {
     /// An error of `kind`; control characters in `message` are made visible, since parts of it come from images and registries.
     pub fn new(kind: Kind, message: impl AsRef<str>) -> Self {
-        Error(Box::new(Inner { kind, message: printable(message.as_ref()), hint: None }))
+        Error(Box::new(Inner { kind, message: printable(message.as_ref()), hint: None, reported: false }))
     }
 
     /// [`Kind::Failed`].
@@ -113,6 +131,18 @@ impl Error {
         self
     }
 
+    /// Marks an error that only sums up what a report, printed already, says in full.
+    #[must_use]
+    pub fn reported(mut self) -> Self {
+        self.0.reported = true;
+        self
+    }
+
+    /// Whether a report that says it was printed already.
+    pub fn is_reported(&self) -> bool {
+        self.0.reported
+    }
+
     /// What the error means.
     pub fn kind(&self) -> Kind {
         self.0.kind
@@ -131,6 +161,17 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl Serialize for Error {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_struct("Error", 4)?;
+        members.serialize_field("kind", self.kind().name())?;
+        members.serialize_field("exit_code", &self.kind().exit_code())?;
+        members.serialize_field("message", &self.0.message)?;
+        members.serialize_field("hint", &self.0.hint)?;
+        members.end()
+    }
+}
 
 impl From<Error> for std::io::Error {
     fn from(error: Error) -> Self {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::output::{bytes, check_digestfile, pinned, write_digestfile};
 use super::{Common, bars, parse_platform, parse_reference};
-use crate::copy::{self, Copied, Options, Outcome, Referrers, Route};
+use crate::copy::{self, Copied, Memory, Options, Outcome, Referrers, Route};
 use crate::error::{Error, Result};
 use crate::image;
 use crate::oci::platform::Platform;
@@ -77,12 +77,16 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
         platforms: arguments.platform.clone(),
         referrers: arguments.referrers,
         foreign_layers: arguments.foreign_layers,
+        replace: arguments.force,
         force: arguments.force,
         dry_run: arguments.dry_run,
         jobs: usize::from(common.jobs),
+        memory: Memory::default(),
     };
     let route = Route { from: &from, source, to: &to, destination };
-    let outcome = copy::image(&route, &options, &bars::bars(common)).await?;
+    let progress = bars::bars(common);
+    let outcome = copy::image(&route, &options, &progress).await?;
+    to.finish(&progress).await.map_err(|e| e.context(destination))?;
     let digest = match &outcome {
         Outcome::Unchanged { digest, .. } => digest,
         Outcome::Planned(copied) | Outcome::Copied(copied) => {

@@ -63,7 +63,7 @@ impl Output {
         if let Some(hint) = error.hint_text() {
             let _ = writeln!(io::stderr(), "  hint: {hint}");
         }
-        if self.json && error.kind() != Kind::Findings {
+        if self.json && error.kind() != Kind::Findings && !error.is_reported() {
             error_as_data(error);
         }
     }
@@ -71,26 +71,9 @@ impl Output {
 
 /// Prints an error as JSON.
 pub(super) fn error_as_data(error: &Error) {
-    let data = serde_json::json!({"error": {
-        "kind": kind_name(error.kind()), "exit_code": error.kind().exit_code(),
-        "message": error.to_string(), "hint": error.hint_text(),
-    }});
+    let data = serde_json::json!({ "error": error });
     // Nobody is left to tell if stdout is closed.
     let _ = print(&format!("{data:#}\n"));
-}
-
-fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Failed => "failed",
-        Kind::Usage => "usage",
-        Kind::NotFound => "not-found",
-        Kind::Denied => "denied",
-        Kind::Content => "content",
-        Kind::RateLimited => "rate-limited",
-        Kind::DestinationRefused => "destination-refused",
-        Kind::Findings => "findings",
-        Kind::Stopped(_) => "stopped",
-    }
 }
 
 fn print(text: &str) -> Result<()> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::output::{bytes, check_digestfile, pinned, short, write_digestfile};
 use super::{Common, bars, parse_platform, parse_reference, with_hint};
 use crate::capability::FileCapabilities;
+use crate::copy::Memory;
 use crate::error::{Error, Result, printable};
 use crate::kong::Profile;
 use crate::oci::config::Port;
@@ -91,7 +92,9 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     check_digestfile(digestfile)?;
     let (from, to) = (Place::of(source, &transports)?, Place::of(destination, &transports)?.for_push(source));
     let route = Route { from: &from, source, to: &to, destination };
-    let outcome = patch::apply(&route, &options, arguments.dry_run, &bars::bars(common)).await?;
+    let progress = bars::bars(common);
+    let outcome = patch::apply(&route, &options, arguments.dry_run, &progress).await?;
+    to.finish(&progress).await.map_err(|e| e.context(destination))?;
 
     let digest = match &outcome {
         Outcome::Unchanged { digest, .. } => digest,
@@ -136,6 +139,7 @@ fn options(arguments: &Arguments, common: &Common) -> Result<Options> {
         created: source_date_epoch()?,
         force: arguments.force,
         jobs: usize::from(common.jobs),
+        memory: Memory::default(),
     };
     options.check()?;
     Ok(options)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
+use crate::copy::Memory;
 use crate::error::{Error, Result};
 use crate::image::Node;
 use crate::oci::descriptor::Descriptor;
@@ -50,6 +51,8 @@ pub struct Mover {
     pub foreign_layers: bool,
     /// Send blobs even if the destination says that it has them: it was wrong once (faults.md E17).
     pub distrust: bool,
+    /// What this run knows already.
+    pub memory: Memory,
 }
 
 impl Mover {
@@ -60,12 +63,22 @@ impl Mover {
         let push = |(descriptor, content): (Descriptor, Content)| async move {
             let size = descriptor.size;
             let moved = Moved::default();
-            if !self.distrust && to.has_blob(&descriptor).await? {
+            // Who comes second waits, and finds the blob there.
+            let slot = self.memory.slot(to, &descriptor.digest);
+            let mut there = slot.lock().await;
+            if !self.distrust && (*there || to.has_blob(&descriptor).await?) {
+                *there = true;
                 return Ok::<_, Error>(Moved { skipped: size, ..moved });
             }
             let bar = self.progress.start(&format!("push {}", &descriptor.digest.hex()[..12]), size).into();
-            let from = from.filter(|_| !self.distrust);
-            Ok(match to.push_blob(&descriptor, &watched(content, bar), from).await? {
+            let elsewhere = match from {
+                Some(from) if from.can_mount_at(to) => None,
+                _ => self.memory.origin(to, &descriptor.digest),
+            };
+            let from = elsewhere.as_ref().or(from).filter(|_| !self.distrust);
+            let pushed = to.push_blob(&descriptor, &watched(content, bar), from).await?;
+            *there = true;
+            Ok(match pushed {
                 Pushed::Mounted => Moved { mounted: size, ..moved },
                 Pushed::Uploaded => Moved { uploaded: size, ..moved },
             })

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::copy::manifests::{Tag, copy_manifests};
 use crate::copy::referrers::{self, Referrers};
-use crate::copy::{Moved, Mover, blobs_of, is_foreign, select};
+use crate::copy::{Memory, Moved, Mover, blobs_of, is_foreign, select};
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, Image, Node};
 use crate::oci::descriptor::Descriptor;
@@ -41,12 +41,16 @@ pub struct Options {
     pub referrers: bool,
     /// Layers that may not be distributed too.
     pub foreign_layers: bool,
-    /// Replace whatever the destination tag holds, and believe nothing that the destination says to have.
+    /// Move the destination tag, whatever image it names.
+    pub replace: bool,
+    /// The same, and believe nothing that the destination says to have.
     pub force: bool,
     /// Say what would be done, and do nothing.
     pub dry_run: bool,
     /// How many blobs move at once.
     pub jobs: usize,
+    /// What this run knows already.
+    pub memory: Memory,
 }
 
 /// What happened.
@@ -88,8 +92,8 @@ pub struct Copied {
 /// Copies `route.source` to `route.destination`.
 ///
 /// # Errors
-/// [`Kind::DestinationRefused`] if the destination tag names something else, unless `options.force`. In every case of an
-/// error the tag is where it was.
+/// [`Kind::DestinationRefused`] if the destination tag names something else, unless `options.replace`. In every case of an
+/// error the tag is where it was. [`Place::finish`] of `route.to` is up to the caller.
 pub async fn image(route: &Route<'_>, options: &Options, progress: &Arc<dyn Progress>) -> Result<Outcome> {
     let Route { from, source, to, destination } = route;
     let name = image::destination_tag(destination)?;
@@ -100,7 +104,7 @@ pub async fn image(route: &Route<'_>, options: &Options, progress: &Arc<dyn Prog
     let old = match old {
         // A layout that cannot be read is damaged; a tag of a registry may just hold something that we do not know.
         Err(e) if e.kind() == Kind::Content && matches!(to, Place::Registry(_)) => {
-            if !options.force {
+            if !options.force && !options.replace {
                 return Err(e.hint("choose another tag, or replace it with --force"));
             }
             None
@@ -131,7 +135,8 @@ impl Copy<'_> {
         let tree = self.select(root).await.map_err(|e| e.context(source))?;
         let new = tree.descriptor();
         let is_there = is_there(&new.digest);
-        if let Some(old) = old.as_ref().filter(|old| **old != new.digest && !self.options.force) {
+        let may_replace = self.options.force || self.options.replace;
+        if let Some(old) = old.as_ref().filter(|old| **old != new.digest && !may_replace) {
             let message = format!("{destination} exists and is another image ({old})");
             return Err(
                 Error::new(Kind::DestinationRefused, message).hint("choose another tag, or replace it with --force")
@@ -141,32 +146,28 @@ impl Copy<'_> {
             true => referrers::find(from, &tree).await.map_err(|e| e.context(source))?,
             false => referrers::Found::default(),
         };
-        let found = trees.report();
+        let is_there = is_there && trees.is_at(to).await.map_err(|e| e.context(destination))?;
+        if is_there {
+            return Ok(Outcome::Unchanged { digest: new.digest.clone(), referrers: trees.report() });
+        }
         let mut copied = Copied {
             source_digest: root.descriptor.digest.clone(),
             digest: new.digest.clone(),
             replaced: old.filter(|old| *old != new.digest),
             manifests: tree.nodes().len(),
-            referrers: found,
+            referrers: trees.report(),
             moves: Moved::default(),
             foreign_layers: self.foreign_layers(&tree)?,
         };
         if self.options.dry_run {
-            if !is_there {
-                copied.moves = self.mover(false).foresee(Some(from), to, &blobs_of(&tree)).await?;
-            }
+            copied.moves = self.mover(false).foresee(Some(from), to, &blobs_of(&tree)).await?;
             return Ok(Outcome::Planned(copied));
         }
         to.check_writable()?;
         to.prepare()?;
         let context = |e: Error| e.context(destination);
         copied.moves = self.referrers(&trees).await.map_err(context)?;
-        if is_there {
-            to.finish(self.progress).await.map_err(context)?;
-            return Ok(Outcome::Unchanged { digest: copied.digest, referrers: copied.referrers });
-        }
         copied.moves += self.tree(&tree, Some(tag)).await.map_err(context)?;
-        to.finish(self.progress).await.map_err(context)?;
         Ok(Outcome::Copied(copied))
     }
 
@@ -209,6 +210,7 @@ impl Copy<'_> {
             progress: self.progress.clone(),
             foreign_layers: self.options.foreign_layers,
             distrust,
+            memory: self.options.memory.clone(),
         }
     }
 

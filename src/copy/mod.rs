@@ -4,10 +4,12 @@
 mod blobs;
 mod image;
 mod manifests;
+mod memory;
 mod referrers;
 mod select;
 
 pub use blobs::{Moved, Mover, blobs_of, is_foreign};
 pub use image::{Copied, Options, Outcome, Route, image};
 pub use manifests::{Tag, copy_manifests};
+pub use memory::Memory;
 pub use referrers::{Referrer, Referrers};

@@ -123,6 +123,23 @@ impl Found {
         }
     }
 
+    /// Whether `to` has all of it where it would be looked for.
+    pub(super) async fn is_at(&self, to: &Place) -> Result<bool> {
+        for (tag, node) in &self.tagged {
+            let root = to.resolve(Some(&Target::Tag(tag.clone()))).await?;
+            if root.is_none_or(|root| root.descriptor.digest != node.descriptor().digest) {
+                return Ok(false);
+            }
+        }
+        for (subject, referrers) in &self.by_subject {
+            let known: HashSet<Digest> = to.referrers(subject).await?.into_iter().map(|known| known.digest).collect();
+            if !referrers.iter().all(|referrer| known.contains(&referrer.digest)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Lets everything be found at `to`, where it is already: cosign's tags, and the tag that stands in for the referrers
     /// API where `to` does not have that (distribution-spec, "Referrers Tag Schema").
     pub(super) async fn link(&self, to: &Place) -> Result<()> {

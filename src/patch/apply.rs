@@ -57,7 +57,8 @@ pub enum Outcome {
 ///
 /// # Errors
 /// [`error::Kind::DestinationRefused`] if the destination tag holds something that is not an earlier patch of the same
-/// repository, or changes while we work. In every case of an error the tag is where it was.
+/// repository, or changes while we work. In every case of an error the tag is where it was. [`Place::finish`] of
+/// `route.to` is up to the caller.
 pub async fn apply(
     route: &Route<'_>,
     options: &Options,
@@ -65,39 +66,11 @@ pub async fn apply(
     progress: &Arc<dyn Progress>,
 ) -> Result<Outcome> {
     let name = image::destination_tag(route.destination)?;
-    let target = Target::Tag(name.to_owned());
-    let request = options.request()?;
-    let source = image::resolve(route.from, route.source).await?;
-    let base = base_name(route.source);
-    let old = match route.to.resolve(Some(&target)).await {
-        // A layout that cannot be read is damaged; a tag of a registry may just hold something that we do not know.
-        Err(e) if e.kind() == error::Kind::Content && matches!(route.to, Place::Registry(_)) => {
-            if !options.force {
-                return Err(e.context(route.destination).hint("choose another tag, or replace it with --force"));
-            }
-            None
-        }
-        old => old.map_err(|e| e.context(route.destination))?,
-    };
-    if let Some(old) = &old {
-        match compare(route, &source, old, base.as_deref(), &request).await? {
-            Standing::Same => {
-                return Ok(Outcome::Unchanged {
-                    source_digest: source.descriptor.digest.clone(),
-                    digest: old.descriptor.digest.clone(),
-                });
-            }
-            Standing::Earlier => {}
-            Standing::Other(_) if options.force => {}
-            Standing::Other(what) => {
-                return Err(Error::new(
-                    error::Kind::DestinationRefused,
-                    format!("{} {what} ({})", route.destination, old.descriptor.digest),
-                )
-                .hint("choose another tag, or replace it with --force"));
-            }
-        }
+    let Start { source, old, state } = start(route, options).await?;
+    if let State::Unchanged(digest) = state {
+        return Ok(Outcome::Unchanged { source_digest: source.descriptor.digest.clone(), digest });
     }
+    let base = base_name(route.source);
     if !dry_run {
         route.to.check_writable()?;
     }
@@ -106,7 +79,13 @@ pub async fn apply(
 
     let mut all_base = base_blobs;
     all_base.extend(untouched.iter().flat_map(blobs_of));
-    let mover = |distrust| Mover { jobs: options.jobs, progress: progress.clone(), foreign_layers: false, distrust };
+    let mover = |distrust| Mover {
+        jobs: options.jobs,
+        progress: progress.clone(),
+        foreign_layers: false,
+        distrust,
+        memory: options.memory.clone(),
+    };
     if dry_run {
         let mut moves = mover(false).foresee(Some(route.from), route.to, &all_base).await?;
         let new: Vec<Descriptor> = blobs.into_iter().map(|(descriptor, _)| descriptor).collect();
@@ -133,7 +112,6 @@ pub async fn apply(
         }
         match tag.publish(&root.0, &root.1).await.map_err(context)? {
             Stored::Stored => {
-                route.to.finish(progress).await.map_err(context)?;
                 let replaced = old.map(|old| old.descriptor.digest);
                 return Ok(Outcome::Patched { plan, replaced, moves });
             }
@@ -141,6 +119,62 @@ pub async fn apply(
             Stored::BlobUnknown(error) => return Err(context(error)),
         }
     }
+}
+
+/// How a destination stands to the patch that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is that patch of that source, of this digest.
+    Unchanged(Digest),
+    /// There is nothing yet.
+    Absent,
+    /// It holds something else that may be replaced, for this reason.
+    Outdated(&'static str),
+}
+
+/// Whether [`apply`] would change anything. A few small requests tell it: no layer is looked at.
+///
+/// # Errors
+/// As [`apply`], as far as they come from what source and destination name.
+pub async fn state(route: &Route<'_>, options: &Options) -> Result<State> {
+    start(route, options).await.map(|start| start.state)
+}
+
+/// What source and destination name at first.
+struct Start {
+    source: Root,
+    old: Option<Root>,
+    state: State,
+}
+
+async fn start(route: &Route<'_>, options: &Options) -> Result<Start> {
+    let target = Target::Tag(image::destination_tag(route.destination)?.to_owned());
+    let request = options.request()?;
+    let source = image::resolve(route.from, route.source).await?;
+    let old = match route.to.resolve(Some(&target)).await {
+        // A layout that cannot be read is damaged; a tag of a registry may just hold something that we do not know.
+        Err(e) if e.kind() == error::Kind::Content && matches!(route.to, Place::Registry(_)) => {
+            if !options.force {
+                return Err(e.context(route.destination).hint("choose another tag, or replace it with --force"));
+            }
+            return Ok(Start { source, old: None, state: State::Outdated("what is there cannot be read") });
+        }
+        old => old.map_err(|e| e.context(route.destination))?,
+    };
+    let Some(old) = old else { return Ok(Start { source, old: None, state: State::Absent }) };
+    let state = match compare(route, &source, &old, base_name(route.source).as_deref(), &request).await? {
+        Standing::Same => State::Unchanged(old.descriptor.digest.clone()),
+        Standing::Earlier(why) => State::Outdated(why),
+        Standing::Other(what) if options.force => State::Outdated(what),
+        Standing::Other(what) => {
+            return Err(Error::new(
+                error::Kind::DestinationRefused,
+                format!("{} {what} ({})", route.destination, old.descriptor.digest),
+            )
+            .hint("choose another tag, or replace it with --force"));
+        }
+    };
+    Ok(Start { source, old: Some(old), state })
 }
 
 /// Stores what is below the root, children before parents.
@@ -172,8 +206,8 @@ fn base_name(source: &Reference) -> Option<String> {
 enum Standing {
     /// It is that.
     Same,
-    /// It is an earlier patch of the same repository.
-    Earlier,
+    /// It is an earlier patch of the same repository; what changed since.
+    Earlier(&'static str),
     /// It is something else, for this reason.
     Other(&'static str),
 }
@@ -199,10 +233,15 @@ async fn compare(
     if said.base_name.as_deref().and_then(repository) != name.and_then(repository) {
         return Ok(Standing::Other("is a patch of another repository"));
     }
-    let same = said.base_digest.as_deref() == Some(source.descriptor.digest.as_str())
-        && said.base_name.as_deref() == name
-        && said.request == *request;
-    Ok(if same { Standing::Same } else { Standing::Earlier })
+    Ok(if said.base_digest.as_deref() != Some(source.descriptor.digest.as_str()) {
+        Standing::Earlier("the source is another image now")
+    } else if said.base_name.as_deref() != name {
+        Standing::Earlier("the source has another name now")
+    } else if said.request != *request {
+        Standing::Earlier("the options are others now")
+    } else {
+        Standing::Same
+    })
 }
 
 /// What a patched image says about itself.

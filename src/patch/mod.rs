@@ -11,13 +11,14 @@ mod plan;
 mod record;
 
 pub use crate::copy::Route;
-pub use apply::{Outcome, apply};
+pub use apply::{Outcome, State, apply, state};
 pub use edit::edit_config;
 pub use file::FileChange;
 pub use plan::{AddedLayer, ImageChange, Plan, Planned, history, plan};
 pub use record::{ANNOTATIONS, Holder, LABELS, NAME as RECORD, Record, Request};
 
 use crate::capability::FileCapabilities;
+use crate::copy::Memory;
 use crate::error::{Error, Result};
 use crate::kong::Profile;
 use crate::oci::config::Port;
@@ -56,6 +57,8 @@ pub struct Options {
     pub force: bool,
     /// How many blobs move at once.
     pub jobs: usize,
+    /// What this run knows already.
+    pub memory: Memory,
 }
 
 impl Options {

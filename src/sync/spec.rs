@@ -8,6 +8,7 @@ use super::select::{Filter, NamedTag, Pattern, Range};
 use super::template::Template;
 use super::yaml::{self, ListOr, OneOrMany, SwitchOr, Text};
 use crate::capability::FileCapabilities;
+use crate::copy::Memory;
 use crate::error::{Error, Result};
 use crate::kong::{PROFILES, Profile};
 use crate::oci::config::Port;
@@ -120,6 +121,7 @@ impl Patch {
             created: None,
             force,
             jobs: 1,
+            memory: Memory::default(),
         };
         options.check()?;
         Ok(options)
