@@ -8,6 +8,7 @@ mod getcap;
 mod inspect;
 mod output;
 mod patch;
+mod sync;
 mod verify;
 
 use std::io::IsTerminal;
@@ -59,6 +60,7 @@ pub struct Arguments {
 enum Command {
     Patch(Box<patch::Arguments>),
     Copy(copy::Arguments),
+    Sync(Box<sync::Arguments>),
     Getcap(getcap::Arguments),
     Verify(verify::Arguments),
     Inspect(inspect::Arguments),
@@ -216,6 +218,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             match &arguments.command {
                 Command::Patch(command) => patch::run(command, common).await,
                 Command::Copy(command) => copy::run(command, common).await,
+                Command::Sync(command) => sync::run(command, common).await,
                 Command::Getcap(command) => getcap::run(command, common).await,
                 Command::Verify(command) => verify::run(command, common).await,
                 Command::Inspect(command) => inspect::run(command, common).await,

@@ -79,6 +79,8 @@ pub struct Copied {
     pub digest: Digest,
     /// The destination tag named this before.
     pub replaced: Option<Digest>,
+    /// The destination tag named this already, and something that refers to it was missing.
+    pub only_referrers: bool,
     /// Manifests and indexes.
     pub manifests: usize,
     /// What refers to the image, if that was asked for.
@@ -146,14 +148,14 @@ impl Copy<'_> {
             true => referrers::find(from, &tree).await.map_err(|e| e.context(source))?,
             false => referrers::Found::default(),
         };
-        let is_there = is_there && trees.is_at(to).await.map_err(|e| e.context(destination))?;
-        if is_there {
+        if is_there && trees.is_at(to).await.map_err(|e| e.context(destination))? {
             return Ok(Outcome::Unchanged { digest: new.digest.clone(), referrers: trees.report() });
         }
         let mut copied = Copied {
             source_digest: root.descriptor.digest.clone(),
             digest: new.digest.clone(),
             replaced: old.filter(|old| *old != new.digest),
+            only_referrers: is_there,
             manifests: tree.nodes().len(),
             referrers: trees.report(),
             moves: Moved::default(),

@@ -10,7 +10,9 @@ use crate::transport::Place;
 
 /// What a run knows. Clones share it; a new one knows nothing.
 #[derive(Clone, Default)]
-pub struct Memory(Arc<Mutex<HashMap<Digest, Vec<(Place, Slot)>>>>);
+pub struct Memory(Arc<Mutex<Known>>);
+
+type Known = HashMap<Digest, Vec<(Place, Slot)>>;
 
 /// Held by who brings a blob to a place; true once it is there.
 pub(super) type Slot = Arc<tokio::sync::Mutex<bool>>;

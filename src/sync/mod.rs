@@ -2,9 +2,11 @@
 //! nothing else is remembered from run to run.
 //!
 //! [`spec`] is the file and [`tasks`] what it comes to, by [`select`] and [`template`]; [`shard`] deals the tasks to several
-//! machines, and [`job`] writes the Kubernetes Job that does so.
+//! machines, [`run`] does them, and [`job`] writes the Kubernetes Job that does so.
 
 pub mod job;
+pub mod report;
+pub mod run;
 pub mod select;
 pub mod shard;
 pub mod spec;

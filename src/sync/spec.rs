@@ -290,6 +290,18 @@ impl Image {
             Tags::Named(tags) => tags.len() > 1,
             Tags::Filtered(_) => true,
         };
+        if matches!(
+            (&self.tags, &self.source),
+            (Tags::Filtered(_), Reference::Containerd { .. } | Reference::Daemon { .. })
+        ) {
+            return Err(Error::usage(format!("{}: the tags of an engine are not filtered", self.source))
+                .hint("name them in a list"));
+        }
+        if let Some(pipe) = self.destinations.iter().chain([&self.source]).find(|reference| reference.is_pipe()) {
+            return Err(
+                Error::usage(format!("{pipe}: a pipe is for one image")).hint("name a file, or use capatch copy")
+            );
+        }
         for destination in &self.destinations {
             match destination.target() {
                 Some(Target::Digest(_)) => {

@@ -161,17 +161,27 @@ fn refuse_conflicts(tasks: &[Task]) -> Result<()> {
 }
 
 /// What is the same for all spellings of the same tag.
-fn identity(reference: &Reference) -> String {
-    match reference {
-        Reference::Registry { target: None, .. } => format!("{reference}:latest"),
-        _ => reference.to_string(),
+pub(super) fn identity(reference: &Reference) -> String {
+    let mut reference = reference.clone();
+    match &mut reference {
+        Reference::Registry { target: target @ None, .. } => *target = Some(Target::Tag("latest".to_owned())),
+        Reference::Layout { path, .. } | Reference::Archive { path, .. } => {
+            if let Ok(absolute) = std::path::absolute(&*path) {
+                *path = absolute;
+            }
+        }
+        _ => {}
     }
+    reference.to_string()
 }
 
 impl Task<'_> {
-    /// Whether it is part of `shard`. What goes into one file stays together.
+    /// Whether it is part of `shard`. What goes into one archive stays together.
     pub fn is_in(&self, shard: Shard) -> bool {
-        shard.has(&identity(&self.destination))
+        shard.has(&match &self.destination {
+            archive @ Reference::Archive { .. } => archive.with_target(None).to_string(),
+            destination => destination.to_string(),
+        })
     }
 }
 

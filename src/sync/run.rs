@@ -1,0 +1,230 @@
+//! Does what a file comes to: several images at once, each for itself, and then says what became of each.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::report::{Change, End, Report, Row};
+use super::shard::Shard;
+use super::spec::Spec;
+use super::tasks::{self, Listings, Task, identity};
+use crate::copy::{self, Memory, Route};
+use crate::error::Result;
+use crate::oci::reference::Reference;
+use crate::patch::{self, State};
+use crate::progress::Progress;
+use crate::transport::{Place, Transports};
+use futures_util::{StreamExt, stream};
+
+/// Repositories whose tags are listed at the same time.
+const LISTINGS: usize = 4;
+
+/// How to go about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Which part of the work.
+    pub shard: Shard,
+    /// Only find out what would change.
+    pub check: bool,
+    /// Begin nothing more after the first failure.
+    pub fail_fast: bool,
+    /// How many images at once.
+    pub images: usize,
+    /// How many blobs of each move at once.
+    pub jobs: usize,
+    /// When patched images were created, in seconds since 1970, from `SOURCE_DATE_EPOCH`.
+    pub created: Option<u64>,
+}
+
+/// Does `options.shard` of what `spec` comes to. What fails is told in the report, and the rest is done.
+///
+/// # Errors
+/// [`Usage`](crate::error::Kind::Usage) if images get into each other's way; then nothing was touched.
+pub async fn run(
+    spec: &Spec,
+    transports: &Transports,
+    options: &Options,
+    progress: &Arc<dyn Progress>,
+) -> Result<Report> {
+    let run = Run { transports, options, progress, memory: Memory::default(), places: Mutex::default() };
+    let listings = run.list(tasks::to_list(spec)).await;
+    let (mut tasks, hopeless) = tasks::tasks(spec, &listings)?;
+    tasks.retain(|task| task.is_in(options.shard));
+
+    let fail = |hopeless: tasks::Hopeless| Row {
+        source: hopeless.source,
+        destination: hopeless.destination,
+        end: End::Failed { error: hopeless.error },
+    };
+    let failed: Vec<Row> = hopeless.into_iter().map(fail).collect();
+    let mut ends: Vec<End> = vec![End::Skipped; tasks.len()];
+    if failed.is_empty() || !options.fail_fast {
+        let do_one = |(number, task)| {
+            let run = &run;
+            async move { (number, run.one(task).await) }
+        };
+        let mut done = stream::iter(tasks.iter().enumerate().map(do_one)).buffer_unordered(options.images.max(1));
+        while let Some((number, end)) = done.next().await {
+            let end = end.unwrap_or_else(|error| End::Failed { error });
+            let has_failed = matches!(end, End::Failed { .. });
+            if let (Some(slot), Some(task)) = (ends.get_mut(number), tasks.get(number)) {
+                tracing::info!("{}: {}", task.destination, end.name());
+                *slot = end;
+            }
+            if has_failed && options.fail_fast {
+                break;
+            }
+        }
+    }
+    if !options.check {
+        run.finish(&tasks, &mut ends).await;
+    }
+    let row = |(task, end): (&Task, End)| Row {
+        source: task.source.to_string(),
+        destination: task.destination.to_string(),
+        end,
+    };
+    Ok(Report::of(failed.into_iter().chain(tasks.iter().zip(ends).map(row)).collect()))
+}
+
+/// What the images of one run share.
+struct Run<'a> {
+    transports: &'a Transports,
+    options: &'a Options,
+    progress: &'a Arc<dyn Progress>,
+    memory: Memory,
+    /// By their names without a tag; an archive is written once, with all images that go into it.
+    places: Mutex<HashMap<String, Place>>,
+}
+
+impl Run<'_> {
+    /// The tags of each source, each listed once.
+    async fn list(&self, sources: Vec<&Reference>) -> Listings {
+        let list = |source: &Reference| {
+            let source = source.clone();
+            async move {
+                let tags = async {
+                    match self.source(&source)? {
+                        Place::Registry(repository) => repository.tags().await,
+                        place => place.names().await,
+                    }
+                };
+                (source.to_string(), tags.await.map_err(|e| e.context(&source)))
+            }
+        };
+        stream::iter(sources.into_iter().map(list)).buffer_unordered(LISTINGS).collect().await
+    }
+
+    fn source(&self, reference: &Reference) -> Result<Place> {
+        self.place("from", reference)
+    }
+
+    /// The place of `reference`, the same one for each image.
+    fn place(&self, role: &str, reference: &Reference) -> Result<Place> {
+        let name = format!("{role} {}", identity(&reference.with_target(None)));
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = places.get(&name) {
+            return Ok(place.clone());
+        }
+        let place = Place::of(reference, self.transports)?;
+        places.insert(name, place.clone());
+        Ok(place)
+    }
+
+    fn destination(&self, task: &Task) -> Result<Place> {
+        Ok(self.place("to", &task.destination)?.for_push(&task.source))
+    }
+
+    async fn one(&self, task: &Task<'_>) -> Result<End> {
+        let (from, to) = (self.source(&task.source)?, self.destination(task)?);
+        let route = Route { from: &from, source: &task.source, to: &to, destination: &task.destination };
+        match task.image.options()? {
+            Some(options) => self.patch(&route, options).await,
+            None => self.copy(&route, task).await,
+        }
+    }
+
+    async fn patch(&self, route: &Route<'_>, options: patch::Options) -> Result<End> {
+        let options = patch::Options {
+            created: self.options.created,
+            jobs: self.options.jobs,
+            memory: self.memory.clone(),
+            ..options
+        };
+        let why = match patch::state(route, &options).await? {
+            State::Unchanged(digest) => return Ok(End::Unchanged { digest }),
+            State::Absent => NEW,
+            State::Outdated(why) => why,
+        };
+        if self.options.check {
+            return Ok(End::WouldPatch(Change { why, digest: None, moves: None }));
+        }
+        Ok(match patch::apply(route, &options, false, self.progress).await? {
+            patch::Outcome::Unchanged { digest, .. } => End::Unchanged { digest },
+            patch::Outcome::Planned { plan, moves } | patch::Outcome::Patched { plan, moves, .. } => {
+                End::Patched(Change { why, digest: Some(plan.digest), moves: Some(moves) })
+            }
+        })
+    }
+
+    async fn copy(&self, route: &Route<'_>, task: &Task<'_>) -> Result<End> {
+        let options = copy::Options {
+            platforms: task.image.platforms.clone(),
+            referrers: task.image.referrers,
+            foreign_layers: false,
+            // A mirror follows its source.
+            replace: true,
+            force: task.image.force,
+            dry_run: self.options.check,
+            jobs: self.options.jobs,
+            memory: self.memory.clone(),
+        };
+        let change = |copied: copy::Copied| {
+            let why = match copied.replaced {
+                Some(_) => "the source is another image now",
+                None if copied.only_referrers => "something that refers to it was missing",
+                None => NEW,
+            };
+            Change { why, digest: Some(copied.digest), moves: Some(copied.moves) }
+        };
+        Ok(match copy::image(route, &options, self.progress).await? {
+            copy::Outcome::Unchanged { digest, .. } => End::Unchanged { digest },
+            copy::Outcome::Planned(copied) => End::WouldCopy(change(copied)),
+            copy::Outcome::Copied(copied) => End::Copied(change(copied)),
+        })
+    }
+
+    /// Writes the archives, and tells a containerd that we hold nothing any more. An archive in which an image would be
+    /// missing is not written (faults.md F22).
+    async fn finish(&self, tasks: &[Task<'_>], ends: &mut [End]) {
+        let mut places: Vec<(String, Vec<usize>)> = Vec::new();
+        for (number, task) in tasks.iter().enumerate() {
+            if matches!(task.destination, Reference::Registry { .. } | Reference::Layout { .. }) {
+                continue;
+            }
+            let name = identity(&task.destination.with_target(None));
+            match places.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, numbers)) => numbers.push(number),
+                None => places.push((name, vec![number])),
+            }
+        }
+        for (name, numbers) in places {
+            let Some(task) = numbers.first().and_then(|first| tasks.get(*first)) else { continue };
+            let is_whole = !numbers.iter().any(|n| matches!(ends.get(*n), Some(End::Failed { .. } | End::Skipped)));
+            let is_archive = matches!(task.destination, Reference::Archive { .. });
+            let finished = match self.destination(task) {
+                Ok(_) if is_archive && !is_whole => Err(None),
+                Ok(place) => place.finish(self.progress).await.map_err(|e| Some(e.context(&name))),
+                Err(error) => Err(Some(error)),
+            };
+            let Err(error) = finished else { continue };
+            for number in numbers {
+                if let Some(end @ (End::Copied(_) | End::Patched(_))) = ends.get_mut(number) {
+                    *end = error.clone().map_or(End::Skipped, |error| End::Failed { error });
+                }
+            }
+        }
+    }
+}
+
+/// Why a destination is written that did not exist.
+const NEW: &str = "it was not there";
