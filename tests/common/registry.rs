@@ -1,7 +1,7 @@
 //! A registry in this process, on a port of 127.0.0.1: real storage, optional authentication, a log of all requests,
 //! and a hook that can answer any request otherwise, or break off in the middle.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -325,6 +325,15 @@ impl Registry {
         self.state().tags.get(&(repository.to_owned(), tag.to_owned())).cloned()
     }
 
+    /// Everything that is there: tags with what they point to, manifests, and which repository has which blob.
+    pub fn holdings(&self) -> BTreeSet<String> {
+        let state = self.state();
+        let tags = state.tags.iter().map(|((repository, tag), digest)| format!("{repository}:{tag} {digest}"));
+        let manifests = state.manifests.keys().map(|(repository, digest)| format!("{repository}@{digest}"));
+        let blobs = state.links.iter().map(|(repository, digest)| format!("{repository} {digest}"));
+        tags.chain(manifests).chain(blobs).collect()
+    }
+
     /// Uploads that were begun and neither finished nor cancelled.
     pub fn open_uploads(&self) -> usize {
         self.state().uploads.len()
@@ -400,6 +409,8 @@ impl Registry {
             && self.state().referrers
         {
             self.list_referrers(repository, subject)
+        } else if let Some(repository) = path.strip_suffix("/tags/list") {
+            self.list_tags(repository)
         } else {
             Reply::error(404, "NAME_UNKNOWN")
         }
@@ -424,6 +435,16 @@ impl Registry {
     /// Answers the referrers API from now on.
     pub fn has_referrers_api(&self) {
         self.state().referrers = true;
+    }
+
+    fn list_tags(&self, repository: &str) -> Reply {
+        let state = self.state();
+        let tags: Vec<&str> =
+            state.tags.keys().filter(|(of, _)| of == repository).map(|(_, tag)| tag.as_str()).collect();
+        match tags.is_empty() {
+            true => Reply::error(404, "NAME_UNKNOWN"),
+            false => Reply::new(200).body(serde_json::json!({"name": repository, "tags": tags}).to_string()),
+        }
     }
 
     fn read_blob(&self, request: &Request, repository: &str, digest: &str) -> Reply {
