@@ -5,6 +5,7 @@
 declare -A GO_TOOLS=(
     [crane]=github.com/google/go-containerregistry/cmd/crane@v0.20.6
     [regctl]=github.com/regclient/regclient/cmd/regctl@v0.11.5
+    [regsync]=github.com/regclient/regclient/cmd/regsync@v0.11.5
     [oras]=oras.land/oras/cmd/oras@v1.3.6
     [containerd]=github.com/containerd/containerd/v2/cmd/containerd@v2.4.2
     [ctr]=github.com/containerd/containerd/v2/cmd/ctr@v2.4.2
