@@ -453,3 +453,22 @@ fn a_job_and_a_schema_are_printed_without_any_request() {
     run(["sync", "/does/not/exist"]).failed(3, &["/does/not/exist"]);
     assert_eq!(mirror.count(|_| true), 0);
 }
+
+#[test]
+fn the_readme_says_what_the_example_does() {
+    let (scene, here) = (Scene::new(), env!("CARGO_MANIFEST_DIR"));
+    std::os::unix::fs::symlink(format!("{here}/testdata"), scene.path("testdata")).unwrap();
+    let readme = fs::read_to_string(format!("{here}/README.md")).unwrap();
+    let file = fs::read_to_string(format!("{here}/testdata/sync.yaml")).unwrap();
+    assert!(readme.contains(&format!("$ cat testdata/sync.yaml\n{file}$ capatch sync")));
+    for command in [&["sync", "testdata/sync.yaml"][..], &["sync", "testdata/sync.yaml", "--check"]] {
+        let mut run = capatch(command);
+        let said = start({
+            run.current_dir(scene.path(""));
+            run
+        })
+        .succeeded();
+        let shown = format!("$ capatch {}\n{}", command.join(" "), said.stdout);
+        assert!(readme.contains(&shown), "{shown}");
+    }
+}

@@ -136,6 +136,17 @@ fn destination(image: &Image, source: &Reference, tag: Option<&str>, place: &Ref
 }
 
 fn refuse_conflicts(tasks: &[Task]) -> Result<()> {
+    let mut formats = HashMap::new();
+    for task in tasks {
+        if let Reference::Archive { format, path, .. } = &task.destination {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            if *formats.entry(path).or_insert(*format) != *format {
+                return Err(Error::usage(format!("{} is written as another kind of archive too", task.destination))
+                    .context(&task.image.place)
+                    .hint("an oci-archive is a docker-archive as well; name it in one way"));
+            }
+        }
+    }
     let mut writers: HashMap<String, usize> = HashMap::new();
     for (number, task) in tasks.iter().enumerate() {
         if let Some(other) = writers.insert(identity(&task.destination), number).and_then(|other| tasks.get(other)) {
@@ -280,6 +291,11 @@ mod tests {
             ),
             ("- {source: r.io/a:1, destination: [s.io/x, s.io/x]}", "would both be written"),
             (
+                "- {source: r.io/a:1, destination: ['oci-archive:x.tar', 'docker-archive:./x.tar:a:1']}",
+                "f:3:3: docker-archive:./x.tar:a:1 is written as another kind of archive too",
+            ),
+            ("- {source: r.io/a:1, destination: ['oci:d', 'oci:./d']}", "would both be written"),
+            (
                 "- {source: r.io/a:1, destination: s.io/x}\n- {source: s.io/x:1, destination: s.io/y}",
                 "f:4:3: s.io/x:1 is read here and written by f:3:3",
             ),
@@ -291,6 +307,11 @@ mod tests {
             let error = work(images, &[]).unwrap_err();
             assert!(error.to_string().contains(why), "{why} in {error}");
         }
-        assert!(work("- {source: r.io/a:1, destination: r.io/a, patch: true}", &[]).is_ok(), "in place");
+        for fine in [
+            "- {source: r.io/a:1, destination: r.io/a, patch: true}",
+            "- {source: r.io/a:1, destination: 'oci-archive:x.tar'}\n- {source: r.io/a:2, destination: 'oci-archive:x.tar'}",
+        ] {
+            assert!(work(fine, &[]).is_ok(), "{fine}");
+        }
     }
 }
