@@ -136,15 +136,18 @@ fn images_leave_containerd_byte_for_byte() {
         containerd.pull(&source);
         let source = format!("containerd:{source}");
         let layout = format!("oci:{}:3.9", work.path().join(format!("layout-{number}")).display());
+        let archive = format!("oci-archive:{}:3.9", work.path().join(format!("{number}.tar")).display());
         let pushed = registry.kong(&tag);
-        for destination in [&layout, &pushed, "containerd:copied.example/kong:3.9"] {
+        for destination in [&layout, &archive, &pushed, "containerd:copied.example/kong:3.9"] {
             run(&mut containerd.capatch(&["copy", &source, destination]));
             let digest = run(&mut containerd.capatch(&["verify", "--json", destination]));
             assert!(digest.contains(&image::manifest_digest()), "{destination}: {digest}");
         }
         assert_eq!(registry.digest(&tag), image::manifest_digest());
-        run(&mut containerd.capatch(&["copy", &layout, "containerd:back.example/kong:3.9"]));
-        assert_complete(containerd, "back.example/kong:3.9");
+        for (name, source) in [("layout.example/kong:3.9", &layout), ("archive.example/kong:3.9", &archive)] {
+            run(&mut containerd.capatch(&["copy", source, &format!("containerd:{name}")]));
+            assert_complete(containerd, name);
+        }
         containerd.collect_garbage();
         let by_digest = format!("containerd:copied.example/kong@{}", image::manifest_digest());
         run(&mut containerd.capatch(&["verify", &by_digest]));

@@ -102,7 +102,7 @@ fn unreadable(digest: &Digest, refusal: rpc::Refusal) -> Error {
         return refusal.into_error(digest.as_str());
     }
     Error::not_found(format!("{digest} is not in containerd's content store")).hint(
-        "only what was pulled is there: use ctr images pull --all-platforms; with discard_unpacked_layers Kubernetes \
-         keeps no layers",
+        "only what was pulled is there: say which --platform, or pull all with ctr images pull --all-platforms; with \
+         discard_unpacked_layers Kubernetes keeps no layers at all",
     )
 }

@@ -8,7 +8,7 @@ use tonic::codegen::http::{HeaderMap, HeaderValue, Response};
 
 use super::proto::{
     CreateLeaseResponse, Descriptor as Target, Image, ImageResponse, Info, InfoResponse, Labels, Lease, ReadResponse,
-    WriteResponse,
+    Status, StatusResponse, WriteResponse,
 };
 use super::*;
 use crate::transport::Content;
@@ -51,7 +51,7 @@ async fn answer_with(mut respond: h2::server::SendResponse<Bytes>, messages: Vec
     }
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_str(status).unwrap());
-    trailers.insert("grpc-message", HeaderValue::from_static("said%1B[2J"));
+    trailers.insert("grpc-message", HeaderValue::from_static("locked%1B[2J"));
     let _ = stream.send_trailers(trailers);
 }
 
@@ -121,6 +121,24 @@ async fn content_is_what_was_asked_for_or_an_error() {
             Err(error) => assert_eq!((error.kind(), expected), (Kind::Content, None), "{pieces:?}: {error}"),
         }
     }
+}
+
+#[tokio::test]
+async fn another_writer_is_waited_for_while_it_gets_on() {
+    let lease = CreateLeaseResponse { lease: Some(Lease { id: "l".to_owned() }) }.encode_to_vec();
+    let status = StatusResponse { status: Some(Status { offset: 3 }) }.encode_to_vec();
+    let (_directory, containerd) =
+        daemon(vec![("Create", vec![lease], "0"), ("Write", vec![], "14"), ("Status", vec![status], "0")]);
+    let shared = Shared {
+        options: containerd.0.options.clone(),
+        channel: OnceCell::new(),
+        leased: Mutex::default(),
+        stall: Duration::from_millis(300),
+    };
+    let descriptor = Descriptor::new("m", Digest::of(b"hello"), 5).unwrap();
+    let content = Content::Bytes(Bytes::from_static(b"hello"));
+    let error = Containerd(Arc::new(shared)).push_blob(&descriptor, &content, None).await.unwrap_err();
+    assert!(error.to_string().contains("being written by another program"), "{error}");
 }
 
 #[tokio::test]
