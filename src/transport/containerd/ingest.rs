@@ -113,6 +113,9 @@ impl Ingest<'_> {
         let size = self.descriptor.size;
         // Nothing is left to send if another namespace has it, or if a run was killed before it could commit.
         let start = if resume && offset <= size { offset } else { 0 };
+        if start > 0 {
+            tracing::debug!("{}: {start} of {size} bytes are there", self.descriptor.digest);
+        }
         let mut feed = Feed::open(self.descriptor, content, start).await?;
         let mut position = start;
         let mut piece = feed.next().await?;
@@ -182,7 +185,7 @@ impl Ingest<'_> {
         let (mut since, mut last, mut pause) = (Instant::now(), None, Duration::from_millis(50));
         loop {
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(2));
+            pause = (pause * 2).min(Duration::from_millis(500));
             let method = "/containerd.services.content.v1.Content/Status";
             let request = IngestRequest { ingest: self.name.clone() };
             let answer = rpc::call::<_, StatusResponse>(self.shared, method, request, None).await?;
