@@ -30,6 +30,9 @@ use crate::transport::layout::index::whole_name;
 /// The file that names the images.
 pub(super) const MANIFEST: &str = "manifest.json";
 
+/// Layers of one image; Docker itself stops at 127.
+const MAX_LAYERS: usize = 1000;
+
 /// One image, as `manifest.json` has it.
 #[derive(Debug)]
 pub(super) struct Image {
@@ -183,6 +186,12 @@ impl Images {
         }
         let parsed = ImageConfig::parse(&config).map_err(|e| e.context(show(&image.config)))?;
         parsed.check_layers(image.layers.len()).map_err(|e| e.context(show(&image.config)))?;
+        if image.layers.len() > MAX_LAYERS {
+            return Err(Error::content(format!(
+                "the image has {} layers, the limit is {MAX_LAYERS}",
+                image.layers.len()
+            )));
+        }
         let mut wanted = Vec::new();
         for (name, diff_id) in image.layers.iter().zip(parsed.diff_ids()?) {
             let member = members.find(name.as_bytes())?.ok_or_else(|| missing(name))?;
@@ -235,12 +244,13 @@ fn convert_all(
     wanted: &[Wanted<'_>],
     done: &HashMap<(Member, Algorithm), Layer>,
 ) -> Result<Vec<Converted>> {
-    let mut todo: HashMap<(Member, Algorithm), &Wanted<'_>> = HashMap::new();
+    let mut todo: Vec<((Member, Algorithm), &Wanted<'_>)> = Vec::new();
     for layer in wanted {
-        todo.entry((layer.1, layer.2.algorithm())).or_insert(layer);
+        let key = (layer.1, layer.2.algorithm());
+        if !done.contains_key(&key) && !todo.iter().any(|(known, _)| *known == key) {
+            todo.push((key, layer));
+        }
     }
-    todo.retain(|key, _| !done.contains_key(key));
-    let todo: Vec<_> = todo.into_iter().collect();
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<Converted>> {
         let mut converted = Vec::new();

@@ -7,7 +7,7 @@ use std::collections::hash_map;
 use std::io::{BufReader, Read};
 
 use crate::archive::entry::{Entries, Kind};
-use crate::archive::path::{self, MAX_LINKS, Step};
+use crate::archive::path::{self, MAX_LINKS, MAX_PATH, Step};
 use crate::blob::Spool;
 use crate::error::{Error, Result};
 
@@ -86,6 +86,10 @@ impl Members {
 
     /// The file of this name, behind links within the archive. `None`: there is none.
     pub(super) fn find(&self, name: &[u8]) -> Result<Option<Member>> {
+        // No member has a longer name.
+        if name.len() > MAX_PATH {
+            return Ok(None);
+        }
         let mut name = path::normalise(name);
         for _ in 0..MAX_LINKS {
             if let Some(Found::File(member)) = self.by_path.get(&name) {

@@ -73,7 +73,10 @@ pub(super) fn plan(old: Option<&Opened>, pending: &Pending) -> Result<Plan> {
     for entry in &entries {
         // An image that was here may be incomplete, as it was found.
         let new = pending.tags.iter().any(|(_, tagged)| tagged.digest == entry.digest);
-        walk.document(entry, new, 0)?;
+        match entry.kind() {
+            Kind::Index(_) | Kind::Manifest(_) => walk.document(entry, new, 0)?,
+            _ => walk.blob(entry, new, false)?,
+        }
     }
     let docker = docker_manifest(&entries, &walk)?;
     let blobs = walk.configs.into_iter().chain(walk.layers).collect();
