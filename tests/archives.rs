@@ -168,6 +168,12 @@ fn patching_goes_from_archive_to_archive_without_a_network() {
         &["patch", "-q", "oci-archive:-", &scene.reference("piped:3.9")],
     );
     read.succeeded();
+    let (_, read) = piped(
+        &["patch", &base, "oci-archive:-:kong:3.9-lowport"],
+        &["copy", "-q", "oci-archive:-", &scene.reference("from-pipe:3.9")],
+    );
+    read.succeeded();
+    assert_eq!(digest_of(&scene.reference("from-pipe:3.9")), digest_of(&patched));
     let images = json(["verify", &scene.reference("piped:3.9")])["images"].clone();
     assert_eq!(images[0]["platform"], "linux/arm64");
 }

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::assert_answers_on_port_80;
 use crate::containerd::Containerd;
+use crate::docker::Engine;
 use crate::image::{self, text};
 use crate::registry::Registry;
 use crate::tools::{self, capatch, command, run};
@@ -115,33 +116,36 @@ fn every_tool_takes_the_archive_with_the_same_digest() {
     assert!(run(command("getcap").arg(nginx)).ends_with(" cap_net_bind_service=ep\n"));
 }
 
+/// `capatch FROM… | program`, and then `program | capatch INTO…`, both of which have to succeed.
+fn through_pipes(program: &Command, load: &[&str], save: &[&str], from: &[&str], into: &[&str]) {
+    let line = |first: &str, second: &str| format!("set -o pipefail; {first} | {second}");
+    let ours = |args: &[&str]| [&[env!("CARGO_BIN_EXE_capatch")], args].concat().join(" ");
+    for (line, args) in [(line(&ours(from), "\"$@\""), load), (line("\"$@\"", &ours(into)), save)] {
+        let mut shell = command("bash");
+        shell.args(["-c", &line, "bash"]).arg(program.get_program()).args(program.get_args()).args(args);
+        shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        run(&mut shell);
+    }
+}
+
 #[test]
-fn a_pipe_goes_to_podman_and_comes_from_podman() {
+fn pipes_go_to_docker_and_podman_and_come_back() {
     let registry = Registry::with_kong();
-    let podman = Podman::new();
-    let line = format!(
-        "set -o pipefail; {} copy --quiet {} docker-archive:-:kong:3.9 | {} load",
-        env!("CARGO_BIN_EXE_capatch"),
-        registry.kong("3.9"),
-        "\"$@\""
-    );
-    let mut shell = command("bash");
-    shell.args(["-c", &line, "bash"]).arg("podman").args(podman.command(&[]).get_args());
-    run(&mut shell);
+    let work = tempfile::tempdir().unwrap();
+    let (podman, engine) = (Podman::new(), Engine::start());
+    let source = registry.kong("3.9");
+    let from = ["copy", "--quiet", &source, "docker-archive:-:kong:3.9"];
+    for (name, program) in [("podman", podman.command(&[])), ("docker", engine.docker())] {
+        let layout = format!("oci:{}:3.9", work.path().join(name).display());
+        through_pipes(&program, &["load"], &["save", "kong:3.9"], &from, &["patch", "docker-archive:-", &layout]);
+        let caps = String::from_utf8(capatch(&["getcap", &layout]).stdout).unwrap();
+        assert_eq!(caps, format!("/{} cap_net_bind_service=ep\n", image::NGINX), "{name}");
+    }
     let digests = run(&mut podman.command(&["images", "--no-trunc", "--format", "{{.Repository}} {{.Digest}}"]));
     assert_eq!(digests.trim(), format!("{NAME} {}", image::manifest_digest()));
-
-    let work = tempfile::tempdir().unwrap();
-    let layout = format!("oci:{}:3.9", work.path().join("layout").display());
-    let line = format!(
-        "set -o pipefail; \"$@\" save kong:3.9 | {} patch docker-archive:- {layout}",
-        env!("CARGO_BIN_EXE_capatch")
-    );
-    let mut shell = command("bash");
-    shell.args(["-c", &line, "bash"]).arg("podman").args(podman.command(&[]).get_args());
-    run(&mut shell);
-    let caps = String::from_utf8(capatch(&["getcap", &layout]).stdout).unwrap();
-    assert_eq!(caps, format!("/{} cap_net_bind_service=ep\n", image::NGINX));
+    // To a Docker engine without containerd, the digest of the config is what an image is.
+    let images = run(engine.docker().args(["images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"]));
+    assert_eq!(images.trim(), format!("kong:3.9 {}", text(&image::manifest()["config"]["digest"])));
 }
 
 #[test]

@@ -10,13 +10,13 @@ use tempfile::TempDir;
 use crate::image;
 use crate::tools::{self, command, run};
 
-struct Engine {
+pub(crate) struct Engine {
     process: Child,
     data: TempDir,
 }
 
 impl Engine {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         tools::need_root();
         let data = tempfile::tempdir().unwrap();
         let path = data.path().display();
@@ -49,7 +49,7 @@ impl Engine {
         format!("unix://{}/docker.sock", self.data.path().display())
     }
 
-    fn docker(&self) -> Command {
+    pub(crate) fn docker(&self) -> Command {
         let mut docker = command("docker");
         docker.env("DOCKER_HOST", self.host());
         docker

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::testing::{Image, crane, docker_save, image, index_json, layout, multi, named, platform};
 use super::*;
 use crate::archive::testing::{compress, dir, file, tar};
+use crate::oci::digest::{Algorithm, Hasher};
 use crate::oci::manifest::Document;
 use crate::oci::media_type::{self, Compression};
 use crate::progress::Silent;
@@ -298,6 +299,27 @@ async fn images_of_docker_and_flat_ones_are_kept() {
     let index = member(&scene.path("a.tar"), "index.json").unwrap();
     assert_eq!(index["manifests"].as_array().unwrap().len(), 3);
     assert_eq!(member(&scene.path("a.tar"), "manifest.json").unwrap().as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn names_too_long_for_a_header_are_read_by_others_too() {
+    let scene = Scene::new();
+    let mut one = image("one", "amd64");
+    let (layer, bytes) = one.blobs[1].clone();
+    let mut hasher = Hasher::new(Algorithm::Sha512);
+    hasher.update(&bytes);
+    let long = layer.with_content(hasher.finish(), layer.size).unwrap();
+    let manifest = String::from_utf8(one.documents[0].1.clone()).unwrap();
+    let manifest = manifest.replace(layer.digest.as_str(), long.digest.as_str()).into_bytes();
+    one.manifest = one.manifest.with_content(Digest::of(&manifest), manifest.len() as u64).unwrap();
+    one.documents[0] = (one.manifest.clone(), manifest);
+    one.blobs[1].0 = long.clone();
+    write(&scene.path("long.tar"), &[(&one, "3.9")]).await.unwrap();
+    assert_eq!(read(&Archive::new(scene.path("long.tar"), Format::Oci), None).unwrap()[0], one.manifest.digest);
+    let mut other = ::tar::Archive::new(fs::File::open(scene.path("long.tar")).unwrap());
+    let paths: Vec<_> = other.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned()).collect();
+    assert_eq!(paths.len(), 7);
+    assert!(paths.contains(&oci::blob_path(&long.digest).into()), "{paths:?}");
 }
 
 #[tokio::test]
