@@ -29,7 +29,8 @@
 //! - [`layer`]: the merged view of many layers (`lookup` lazily from the top, `tree` wholly from the bottom; tests hold
 //!   one against the other), and the one layer that we add.
 //! - [`transport`]: where images live. `registry` is our own client for the distribution specification; `layout` is a
-//!   directory; `containerd` speaks gRPC on its socket; [`transport::Place`] is any of them. The only user of the
+//!   directory; `archive` is one in a tar, or what `docker save` writes, from a file, a pipe or an engine (`docker`);
+//!   `containerd` speaks gRPC on its socket; [`transport::Place`] is any of them. The only user of the
 //!   network; knows no layer and no patch.
 //! - [`image`]: an image at a place: manifest and config, and the tree of manifests below an index.
 //! - [`copy`]: moves blobs and manifests between places. [`kong`]: what we know of Kong: profiles, versions, the grammar
