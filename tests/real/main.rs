@@ -10,6 +10,7 @@ mod containerd_images;
 mod docker;
 mod image;
 mod registry;
+mod resume;
 mod tools;
 
 use std::fs;

@@ -11,7 +11,7 @@ use crate::{image, tools};
 
 pub(crate) struct Registry {
     process: Child,
-    port: u16,
+    pub(crate) port: u16,
     data: TempDir,
 }
 
@@ -30,7 +30,7 @@ impl Registry {
         registry
     }
 
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
         let settings = data.path().join("registry.yml");
         let storage = data.path().join("storage");
