@@ -67,6 +67,18 @@ fn many_that_wait_for_one_limit_say_it_once() {
     assert_eq!(told.matches("waiting 3 seconds").count(), 1, "{told}");
 }
 
+#[test]
+fn one_job_is_enough_for_every_command() {
+    let registry = Registry::start();
+    Image::kong().build().push(&registry, "kong", "3.9");
+    let image = |name: &str| format!("{}/{name}", registry.host());
+    let (base, patched) = (image("kong:3.9"), image("new:1"));
+    run(["patch", &base, &patched, "--jobs", "1"]).succeeded();
+    run(["verify", &patched, "--base", &base, "--jobs", "1"]).succeeded();
+    run(["copy", &patched, &image("copy:1"), "--jobs", "1"]).succeeded();
+    run(["getcap", &image("copy:1"), "--jobs", "1"]).succeeded();
+}
+
 /// A registry that counts how many requests for which `counted` it answers at a time.
 fn counting(counted: fn(&common::registry::Request) -> bool) -> (Registry, Arc<AtomicUsize>) {
     let registry = Registry::start();

@@ -91,14 +91,14 @@ impl Default for Settings {
 /// The files, each read when it is first needed.
 pub(super) struct Mirrors {
     /// `registries.conf` files in the order in which they are read.
-    files: Vec<(PathBuf, Kind)>,
+    files: Vec<(PathBuf, FileKind)>,
     conf: OnceLock<Result<RegistriesConf>>,
     hosts_dir: PathBuf,
     hosts: Mutex<HashMap<String, Result<Option<Arc<Hosts>>>>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum FileKind {
     /// The user named it: it must be there.
     Named,
     Default,
@@ -114,17 +114,17 @@ impl Mirrors {
         let user = set("HOME").map(|home| home.join(".config/containers"));
         let in_user = |name: &str| user.as_ref().map(|user| user.join(name));
         let files = match &options.registries_conf {
-            Some(file) => vec![(file.clone(), Kind::Named)],
+            Some(file) => vec![(file.clone(), FileKind::Named)],
             None => {
                 // containers-registries.conf.d(5): the user's own file hides the directory of the system.
                 let own = in_user("registries.conf").filter(|file| file.exists());
                 let (file, hidden) = match (set("CONTAINERS_REGISTRIES_CONF"), own) {
-                    (Some(file), _) => ((file, Kind::Named), false),
-                    (None, Some(file)) => ((file, Kind::Default), true),
-                    (None, None) => ((system.join("registries.conf"), Kind::Default), false),
+                    (Some(file), _) => ((file, FileKind::Named), false),
+                    (None, Some(file)) => ((file, FileKind::Default), true),
+                    (None, None) => ((system.join("registries.conf"), FileKind::Default), false),
                 };
                 let directories = [(!hidden).then(|| system.join("registries.conf.d")), in_user("registries.conf.d")];
-                let directories = directories.into_iter().flatten().map(|directory| (directory, Kind::Directory));
+                let directories = directories.into_iter().flatten().map(|directory| (directory, FileKind::Directory));
                 [file].into_iter().chain(directories).collect()
             }
         };
@@ -172,14 +172,14 @@ impl Mirrors {
             let mut conf = RegistriesConf::default();
             for (path, kind) in &self.files {
                 match kind {
-                    Kind::Directory => {
+                    FileKind::Directory => {
                         for file in drop_ins(path)? {
                             conf.merge(&file, &read(&file)?.unwrap_or_default())?;
                         }
                     }
                     _ => match read(path)? {
                         Some(text) => conf.merge(path, &text)?,
-                        None if *kind == Kind::Default => {}
+                        None if *kind == FileKind::Default => {}
                         None => {
                             let missing = format!("{}: no such file", path.display());
                             return Err(Error::usage(missing).hint("it is named by CONTAINERS_REGISTRIES_CONF"));
@@ -263,5 +263,39 @@ fn repository(text: &str) -> Option<Repository> {
             Some(repository)
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_files_are_read() {
+        let home = tempfile::tempdir().unwrap();
+        let user = home.path().join(".config/containers");
+        let (own, own_drop_ins) = (user.join("registries.conf"), user.join("registries.conf.d"));
+        let (system, system_drop_ins) = ("/etc/containers/registries.conf", "/etc/containers/registries.conf.d");
+        let files = |named: Option<&str>, variable: Option<&str>| {
+            let options = Options { registries_conf: named.map(PathBuf::from), ..Options::default() };
+            let mirrors = Mirrors::new(&options, |name| match name {
+                "HOME" => Some(home.path().into()),
+                "CONTAINERS_REGISTRIES_CONF" => variable.map(Into::into),
+                _ => None,
+            });
+            mirrors.files.into_iter().map(|(path, _)| path).collect::<Vec<_>>()
+        };
+        assert_eq!(files(Some("/x"), Some("/y")), [Path::new("/x")], "the only one");
+        assert_eq!(files(None, None), [Path::new(system), Path::new(system_drop_ins), &own_drop_ins]);
+        assert_eq!(files(None, Some("/y")), [Path::new("/y"), Path::new(system_drop_ins), &own_drop_ins]);
+        std::fs::create_dir_all(&own_drop_ins).unwrap();
+        std::fs::write(&own, "").unwrap();
+        assert_eq!(files(None, None), [own, own_drop_ins.clone()], "the user's own file hides the system's");
+
+        for name in ["b.conf", "a.conf", "c.conf.bak"] {
+            std::fs::write(own_drop_ins.join(name), "").unwrap();
+        }
+        std::fs::create_dir(own_drop_ins.join("d.conf")).unwrap();
+        assert_eq!(drop_ins(&own_drop_ins).unwrap(), [own_drop_ins.join("a.conf"), own_drop_ins.join("b.conf")]);
     }
 }
