@@ -81,7 +81,16 @@ impl RegistriesConf {
         }
         let mut tables: Vec<Table> = Vec::new();
         for entry in file.registry {
+            let span = entry.span();
             let table = table(path, text, entry)?;
+            // The man page leaves open which one counts; what is blocked must not slip through.
+            let conflicting = |other: &Table| {
+                other.place() == table.place() && (other.insecure, other.blocked) != (table.insecure, table.blocked)
+            };
+            if tables.iter().any(conflicting) {
+                let why = format!("an earlier table for {} says otherwise about insecure or blocked", table.place());
+                return Err(malformed(path, text, Some(span), &why));
+            }
             // The first one of a file wins, as it does for the other tools that read this.
             if !tables.iter().any(|other| other.prefix == table.prefix) {
                 tables.push(table);
@@ -120,6 +129,10 @@ fn longest<'a>(tables: impl Iterator<Item = &'a Table>) -> Option<&'a Table> {
 }
 
 impl Table {
+    fn place(&self) -> &str {
+        if self.location.is_empty() { &self.prefix } else { &self.location }
+    }
+
     /// Mirrors, then the registry itself.
     pub(super) fn sources(&self, name: &Repository) -> Result<Vec<Source>> {
         let mut sources = Vec::new();
@@ -188,7 +201,7 @@ fn table(path: &Path, text: &str, entry: Spanned<Entry>) -> Result<Table> {
     let prefix_span = entry.prefix.as_ref().or(entry.location.as_ref()).map_or(span, Spanned::span);
     let named = prefix.split('/').next_back().is_some_and(|last| prefix.contains('/') && last.contains([':', '@']));
     let wildcard = prefix.strip_prefix("*.");
-    if wildcard.is_some_and(|domain| !is_location(domain) || domain.contains(['/', ':'])) {
+    if wildcard.is_some_and(|domain| !is_location(&format!("x.{domain}")) || domain.contains(['/', ':'])) {
         return fail(prefix_span, "a prefix with a wildcard is *.DOMAIN, without a port and a path");
     }
     if wildcard.is_none() && !named && !is_location(&prefix) {
@@ -364,6 +377,12 @@ mod tests {
                 6,
                 "exclude each other",
             ),
+            ("[[registry]]\nlocation = 'a.com'\n[[registry]]\nlocation = 'a.com'\nblocked = true\n", 3, "otherwise"),
+            (
+                "[[registry]]\nlocation = 'a.com'\n[[registry]]\nprefix = 'b.com'\nlocation = 'a.com'\ninsecure = true\n",
+                3,
+                "otherwise",
+            ),
             ("[registries.search]\nregistries = ['a.com']\n", 1, "version 1"),
         ] {
             let error = RegistriesConf::default().merge(Path::new("r.conf"), text).expect_err(text).to_string();
@@ -375,6 +394,7 @@ mod tests {
     fn what_is_not_used_is_no_error() {
         for text in [
             "",
+            "[[registry]]\nprefix = '*.com'\n[[registry]]\nprefix = '*.com'\n",
             "unqualified-search-registries = ['docker.io']\nshort-name-mode = 'enforcing'\n[aliases]\n'a' = 'b.com/a'\n",
             "credential-helpers = ['x']\n[future]\nsetting = 1\n[[registry]]\nlocation = 'a.com'\nfuture = [1]\n",
         ] {
