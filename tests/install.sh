@@ -9,6 +9,8 @@ declare -A GO_TOOLS=(
     [oras]=oras.land/oras/cmd/oras@v1.3.6
     [containerd]=github.com/containerd/containerd/v2/cmd/containerd@v2.4.2
     [ctr]=github.com/containerd/containerd/v2/cmd/ctr@v2.4.2
+    # A program of ours, of go-containerregistry in the version of its go.mod.
+    [referrers]=./tests/real/referrers
     [containerd-shim-runc-v2]=github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@v2.4.2
 )
 TOOLS=target/tools/bin
@@ -62,15 +64,23 @@ install_packages() (
 install_go_tools() {
     local name
     for name in "$@"; do
-        [ -e "$TOOLS/.$name-${GO_TOOLS[$name]##*@}" ] && continue
-        GOBIN="$PWD/$TOOLS" GOFLAGS='' go install "${GO_TOOLS[$name]}"
-        touch "$TOOLS/.$name-${GO_TOOLS[$name]##*@}"
+        go_tools_are_there "$name" && continue
+        case ${GO_TOOLS[$name]} in
+        ./*) (GOBIN="$PWD/$TOOLS" && export GOBIN && cd "${GO_TOOLS[$name]}" && GOFLAGS='' go install .) ;;
+        *) GOBIN="$PWD/$TOOLS" GOFLAGS='' go install "${GO_TOOLS[$name]}" ;;
+        esac
+        touch "$(go_tool_mark "$name")"
     done
+}
+
+# Which version of a tool is there.
+go_tool_mark() {
+    echo "$TOOLS/.$1-$(cksum <<<"${GO_TOOLS[$1]}" | cut -d' ' -f1)"
 }
 
 go_tools_are_there() {
     local name
     for name in "$@"; do
-        [ -e "$TOOLS/.$name-${GO_TOOLS[$name]##*@}" ] || return 1
+        [ -e "$(go_tool_mark "$name")" ] || return 1
     done
 }

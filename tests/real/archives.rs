@@ -40,11 +40,6 @@ impl Drop for Podman {
     }
 }
 
-/// `oras`, which is built together with crane.
-fn oras() -> Option<Command> {
-    tools::crane().map(|crane| command(Path::new(crane.get_program()).with_file_name("oras")))
-}
-
 fn json(file: &Path) -> Value {
     image::json(&fs::read_to_string(file).unwrap())
 }
@@ -89,7 +84,7 @@ fn every_tool_takes_the_archive_with_the_same_digest() {
             run(&mut podman.command(&["images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.Digest}}"]));
         assert!(images.contains(&format!("{NAME}:3.9-lowport {digest}")), "podman: {images}");
 
-        if let (Some(mut crane), Some(mut oras)) = (tools::crane(), oras()) {
+        if let (Some(mut crane), Some(mut oras)) = (tools::crane(), tools::built_with_go("oras").map(command)) {
             run(crane.args(["validate", "--tarball", &file]));
             let to = path("oras").display().to_string();
             let said = run(oras

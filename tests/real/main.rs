@@ -9,6 +9,7 @@ mod containerd_content;
 mod containerd_images;
 mod docker;
 mod image;
+mod referrers;
 mod registry;
 mod resume;
 mod tools;

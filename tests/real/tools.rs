@@ -69,29 +69,23 @@ pub(crate) fn target() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_path_buf()
 }
 
+/// What `tests/install.sh` builds with Go (crane, oras, regctl, …), or nothing where there is no Go.
+pub(crate) fn built_with_go(name: &str) -> Option<PathBuf> {
+    let built = target().join("tools/bin").join(name);
+    if built.exists() {
+        return Some(built);
+    }
+    let go = Command::new("go").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    assert!(!go, "Go is there, but `{name}` is not: {INSTALL}");
+    None
+}
+
 /// `crane`, or nothing where there is no Go to build it with.
 pub(crate) fn crane() -> Option<Command> {
-    let built = target().join("tools/bin/crane");
-    let there = |program: &str, argument: &str| {
-        Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
-    };
-    if built.exists() {
-        Some(command(built))
-    } else if there("crane", "version") {
-        Some(command("crane"))
-    } else {
-        assert!(!there("go", "version"), "Go is there, but `crane` is not: {INSTALL}");
-        None
-    }
+    built_with_go("crane").map(command)
 }
 
 /// The directory with containerd 2, or nothing where there is no Go to build it with.
 pub(crate) fn containerd_2() -> Option<PathBuf> {
-    let built = target().join("tools/bin");
-    if built.join("containerd").exists() {
-        return Some(built);
-    }
-    let go = Command::new("go").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    assert!(!go, "Go is there, but containerd 2 is not: {INSTALL}");
-    None
+    built_with_go("containerd")?.parent().map(Path::to_path_buf)
 }
