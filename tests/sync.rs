@@ -248,6 +248,48 @@ fn layouts_are_sources_and_destinations() {
     assert_eq!(mirror.destination.tag("kong", "3.9.0"), mirror.source.tag("kong", "3.9.0"));
 }
 
+#[test]
+fn an_archive_is_written_once_with_all_of_its_images_or_not_at_all() {
+    let mirror = Mirror::with(&["3.8.0", "3.9.0"]);
+    version("other").push(&mirror.source, "other/kong", "3.9.0");
+    let archive = mirror.scene.path("kong.tar");
+    let images = "  - {source: SRC/kong, destination: 'oci-archive:DIR/kong.tar', tags: {newest: 2}}
+  - {source: 'SRC/other/kong:3.9.0', destination: 'oci-archive:DIR/kong.tar'}
+  - {source: 'SRC/kong:3.9.0', destination: 'oci-archive:DIR/kong.tar', tag-template: x, patch: true}";
+    let bad = format!("{images}\n  - {{source: 'SRC/absent:1', destination: 'oci-archive:DIR/kong.tar'}}");
+    let said = mirror.sync(&bad, []);
+    assert_eq!((said.code, archive.exists()), (1, false), "{said:#?}");
+    assert!(said.stdout.contains("4 skipped"), "{said:#?}");
+
+    mirror.sync(images, []).succeeded();
+    let first = fs::read(&archive).unwrap();
+    let source = mirror.source.host();
+    for (name, of) in [
+        ("kong:3.8.0", "kong:3.8.0"),
+        ("kong:3.9.0", "kong:3.9.0"),
+        ("other/kong:3.9.0", "other/kong:3.9.0"),
+        ("kong:x", "kong:3.9.0"),
+    ] {
+        prove(&format!("oci-archive:{}:{source}/{name}", archive.display()), &format!("{source}/{of}"));
+    }
+    mirror.clear();
+    let again = mirror.sync(images, []).succeeded();
+    assert!(again.stdout.contains("4 unchanged"), "{again:#?}");
+    assert_eq!(mirror.count(about_blobs), 0);
+    fs::remove_file(&archive).unwrap();
+    mirror.sync(images, ["--images", "4"]).succeeded();
+    assert!(fs::read(&archive).unwrap() == first, "the same input gives the same bytes");
+
+    let shards = ["1/3", "2/3", "3/3"].map(|shard| mirror.json(images, ["--check", "--shard", shard]));
+    let mut sizes = shards.map(|data| data["images"].as_array().unwrap().len());
+    sizes.sort();
+    assert_eq!(sizes, [0, 0, 4], "what goes into one file stays together");
+
+    let back = "  - {source: 'oci-archive:DIR/kong.tar:SRC/kong:3.9.0', destination: DST/kong}";
+    mirror.sync(back, []).succeeded();
+    assert_eq!(mirror.destination.tag("kong", "3.9.0"), mirror.source.tag("kong", "3.9.0"));
+}
+
 // Check.
 
 #[test]

@@ -58,17 +58,14 @@ pub async fn run(
     let failed: Vec<Row> = hopeless.into_iter().map(fail).collect();
     let mut ends: Vec<End> = vec![End::Skipped; tasks.len()];
     if failed.is_empty() || !options.fail_fast {
-        let do_one = |(number, task)| {
-            let run = &run;
-            async move { (number, run.one(task).await) }
-        };
-        let mut done = stream::iter(tasks.iter().enumerate().map(do_one)).buffer_unordered(options.images.max(1));
-        while let Some((number, end)) = done.next().await {
-            let end = end.unwrap_or_else(|error| End::Failed { error });
-            let has_failed = matches!(end, End::Failed { .. });
-            if let (Some(slot), Some(task)) = (ends.get_mut(number), tasks.get(number)) {
-                tracing::info!("{}: {}", task.destination, end.name());
-                *slot = end;
+        let groups = stream::iter(groups(&tasks).into_iter().map(|group| run.group(group, &tasks)));
+        let mut done = groups.buffer_unordered(options.images.max(1));
+        while let Some(group) = done.next().await {
+            let has_failed = group.iter().any(|(_, end)| matches!(end, End::Failed { .. }));
+            for (number, end) in group {
+                if let Some(slot) = ends.get_mut(number) {
+                    *slot = end;
+                }
             }
             if has_failed && options.fail_fast {
                 break;
@@ -84,6 +81,25 @@ pub async fn run(
         end,
     };
     Ok(Report::of(failed.into_iter().chain(tasks.iter().zip(ends).map(row)).collect()))
+}
+
+/// Tasks that have to be done one after the other: images that go into one file, in the order that they are to have there.
+/// All others are on their own.
+fn groups(tasks: &[Task<'_>]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for (number, task) in tasks.iter().enumerate() {
+        let is_own = matches!(task.destination, Reference::Registry { .. } | Reference::Layout { .. });
+        let name = identity(&if is_own { task.destination.clone() } else { task.destination.with_target(None) });
+        match places.get(&name).and_then(|group| groups.get_mut(*group)) {
+            Some(group) => group.push(number),
+            None => {
+                places.insert(name, groups.len());
+                groups.push(vec![number]);
+            }
+        }
+    }
+    groups
 }
 
 /// What the images of one run share.
@@ -131,7 +147,26 @@ impl Run<'_> {
     }
 
     fn destination(&self, task: &Task) -> Result<Place> {
-        Ok(self.place("to", &task.destination)?.for_push(&task.source))
+        Ok(match self.place("to", &task.destination)? {
+            // Images of several sources go into it, and each has its whole name.
+            Place::Archive(archive) => Place::Archive(archive.for_push(None)),
+            place => place.for_push(&task.source),
+        })
+    }
+
+    /// Does these tasks one after the other.
+    async fn group(&self, numbers: Vec<usize>, tasks: &[Task<'_>]) -> Vec<(usize, End)> {
+        let mut ends = Vec::new();
+        for (number, task) in numbers.into_iter().filter_map(|number| Some((number, tasks.get(number)?))) {
+            let end = self.one(task).await.unwrap_or_else(|error| End::Failed { error });
+            tracing::info!("{}: {}", task.destination, end.name());
+            let has_failed = matches!(end, End::Failed { .. });
+            ends.push((number, end));
+            if has_failed && self.options.fail_fast {
+                break;
+            }
+        }
+        ends
     }
 
     async fn one(&self, task: &Task<'_>) -> Result<End> {
@@ -196,24 +231,18 @@ impl Run<'_> {
     /// Writes the archives, and tells a containerd that we hold nothing any more. An archive in which an image would be
     /// missing is not written (faults.md F22).
     async fn finish(&self, tasks: &[Task<'_>], ends: &mut [End]) {
-        let mut places: Vec<(String, Vec<usize>)> = Vec::new();
-        for (number, task) in tasks.iter().enumerate() {
+        for numbers in groups(tasks) {
+            let Some(task) = numbers.first().and_then(|first| tasks.get(*first)) else { continue };
             if matches!(task.destination, Reference::Registry { .. } | Reference::Layout { .. }) {
                 continue;
             }
-            let name = identity(&task.destination.with_target(None));
-            match places.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, numbers)) => numbers.push(number),
-                None => places.push((name, vec![number])),
-            }
-        }
-        for (name, numbers) in places {
-            let Some(task) = numbers.first().and_then(|first| tasks.get(*first)) else { continue };
             let is_whole = !numbers.iter().any(|n| matches!(ends.get(*n), Some(End::Failed { .. } | End::Skipped)));
             let is_archive = matches!(task.destination, Reference::Archive { .. });
             let finished = match self.destination(task) {
                 Ok(_) if is_archive && !is_whole => Err(None),
-                Ok(place) => place.finish(self.progress).await.map_err(|e| Some(e.context(&name))),
+                Ok(place) => {
+                    place.finish(self.progress).await.map_err(|e| Some(e.context(task.destination.with_target(None))))
+                }
                 Err(error) => Err(Some(error)),
             };
             let Err(error) = finished else { continue };

@@ -6,7 +6,7 @@ use super::shard::Shard;
 use super::spec::{Image, Spec, Tags};
 use super::template::Fields;
 use crate::error::{Error, Result};
-use crate::oci::reference::{Reference, Target};
+use crate::oci::reference::{Reference, Target, is_tag};
 
 /// One image that goes to one place.
 #[derive(Clone, Debug)]
@@ -86,8 +86,10 @@ fn sources(image: &Image, listings: &Listings) -> Result<Vec<(Reference, Option<
     let tagged = |tag: &String| (image.source.with_target(Some(Target::Tag(tag.clone()))), Some(tag.clone()));
     match &image.tags {
         Tags::OfSource => {
-            let tag = match image.source.target() {
-                Some(Target::Tag(tag)) => Some(tag.clone()),
+            // In an archive, the tag may be a part of a whole name.
+            let target = image.source.name().map_or(image.source.target().cloned(), |(_, target)| target);
+            let tag = match target {
+                Some(Target::Tag(tag)) => Some(tag),
                 _ => None,
             };
             Ok(vec![(image.source.clone(), tag)])
@@ -118,12 +120,20 @@ fn sources(image: &Image, listings: &Listings) -> Result<Vec<(Reference, Option<
 }
 
 fn destination(image: &Image, source: &Reference, tag: Option<&str>, place: &Reference) -> Result<Reference> {
-    if place.target().is_some() {
-        return Ok(place.clone());
-    }
     let name = source.name();
-    let repository = name.as_ref().map(|(repository, _)| repository.path.as_str());
-    let tag = image.template.fill(Fields { tag, repository })?;
+    let (tag, place) = match place.target() {
+        // In an archive, a tag is only a part of a name.
+        Some(Target::Tag(tag)) if matches!(place, Reference::Archive { .. }) => (tag.clone(), &place.with_target(None)),
+        Some(_) => return Ok(place.clone()),
+        None => {
+            let repository = name.as_ref().map(|(repository, _)| repository.path.as_str());
+            (image.template.fill(Fields { tag, repository })?, place)
+        }
+    };
+    let tag = match (place, &name) {
+        (Reference::Archive { .. }, Some((repository, _))) if is_tag(&tag) => format!("{repository}:{tag}"),
+        _ => tag,
+    };
     // Each transport has its own idea of a tag.
     let destination = format!("{place}:{tag}").parse::<Reference>();
     destination
@@ -238,6 +248,17 @@ mod tests {
                 &[("r.io/a", &["3", "2", "1"][..])],
                 &["r.io/a:1 > s.io/b:1", "r.io/a:2 > s.io/b:2"],
             ),
+            (
+                "- {source: r.io/a:1, destination: ['oci-archive:f', 'docker-archive:g', 'oci-archive:h:x', 'oci-archive:i:a/b:c']}",
+                &[],
+                &[
+                    "r.io/a:1 > oci-archive:f:r.io/a:1",
+                    "r.io/a:1 > docker-archive:g:r.io/a:1",
+                    "r.io/a:1 > oci-archive:h:r.io/a:x",
+                    "r.io/a:1 > oci-archive:i:a/b:c",
+                ],
+            ),
+            ("- {source: 'oci:d:1', destination: 'oci-archive:f'}", &[], &["oci:d:1 > oci-archive:f:1"]),
             ("- {source: 'oci:d', destination: 's.io/b:1'}", &[], &["oci:d > s.io/b:1"]),
             (&pinned, &[], &[from.as_str()]),
             (&by_digest, &[], &[to.as_str()]),
