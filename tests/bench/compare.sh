@@ -8,6 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/install.sh
 source tests/install.sh
+# shellcheck source=tests/bench/common.sh
+source tests/bench/common.sh
 
 NEEDED=(
     mmdebstrap:mmdebstrap gpgv:gpgv /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
@@ -80,33 +82,6 @@ with_umoci() {
 
 # --- one run ---
 
-start_registry() {
-    local i
-    printf '%s\n' 'version: 0.1' 'log: {level: info}' "storage: {filesystem: {rootdirectory: $1}}" \
-        "http: {addr: '127.0.0.1:5000'}" >"$WORK/registry.yml"
-    # The port is free: the network is our own.
-    docker-registry serve "$WORK/registry.yml" >"$WORK/registry.log" 2>&1 &
-    REGISTRY=$!
-    for ((i = 0; i < 200; i++)); do
-        ! curl --silent --fail --noproxy '*' --output /dev/null http://127.0.0.1:5000/v2/ || return 0
-        sleep 0.05
-    done
-    fail "docker-registry does not answer: $(cat "$WORK/registry.log")"
-}
-
-stop_registry() {
-    kill "$REGISTRY"
-    wait "$REGISTRY" 2>/dev/null || true
-}
-
-received() {
-    awk '$1 == "lo:" { print $2 }' /proc/net/dev
-}
-
-now_us() {
-    echo "${EPOCHREALTIME/./}"
-}
-
 # measure NAME COMMAND…: one line `NAME microseconds KiB bytes` in the results.
 measure() {
     local name=$1 start end bytes
@@ -142,7 +117,7 @@ run_once() {
     # A blob is written to a new file, never changed in place.
     cp -al "$WORK/seed" "$WORK/storage"
     sync
-    start_registry "$WORK/storage"
+    start_registry storage 5000
     measure "$way" bash -c "set -euo pipefail; with_$way \"\$@\"" bash 127.0.0.1:5000/kong:3.9 "$destination"
     check "$destination"
     if [ "$way" = capatch ]; then
@@ -152,27 +127,15 @@ run_once() {
     if [ "$way" = buildah ]; then
         buildah rm --all >/dev/null
     fi
-    stop_registry
+    stop_registry storage
     awk -v way="$way" -v round="$round" \
         '$1 == way { line = sprintf("round %d  %-8s %7.2f s", round, way, $2 / 1e6) } END { print line }' "$WORK/results"
 }
 
 # --- all of them ---
 
-median() {
-    sort -n | awk '{ a[NR] = $1 } END { print NR % 2 ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'
-}
-
-column() {
-    awk -v name="$1" -v column="$2" '$1 == name { print $column }' "$WORK/results"
-}
-
 describe() {
-    local model
-    model=$(awk -F': *' '/^model name/ { print $2; exit }' /proc/cpuinfo)
-    printf 'machine  %s, %d cores, %.0f GiB, Linux %s, %s\n' "${model:-$(uname -m)}" "$(nproc)" \
-        "$(awk '/^MemTotal/ { print $2 / 1048576 }' /proc/meminfo)" "$(uname -r)" \
-        "$(. /etc/os-release && echo "$PRETTY_NAME")"
+    describe_machine
     printf 'against  %s, %s, %s, %s, %s\n' "${GO_TOOLS[crane]##*/}" "$(buildah --version | cut -d' ' -f1-3)" \
         "$(umoci --version)" "$(skopeo --version)" "$(docker-registry --version | cut -d' ' -f1,3)"
     jq -r '"image    \(.layers | map(.size) | add / 1e6 | floor) MB compressed, in layers of \(
@@ -200,18 +163,16 @@ report() {
     echo 'peak: the largest single process of the way, over all rounds; moved: bytes over loopback, both directions'
 }
 
-clean_up() {
-    [ -z "$REGISTRY" ] || kill "$REGISTRY" 2>/dev/null || true
+clean_up_engines() {
     buildah rm --all >/dev/null 2>&1 || true
-    rm -rf "$WORK"
+    clean_up
 }
 
 inside() {
     ip link set lo up
     PATH=$PWD/$TOOLS:$PATH
     WORK=$(mktemp -d "$PWD/target/bench/work.XXXXXX")
-    REGISTRY=
-    trap clean_up EXIT
+    trap clean_up_engines EXIT
     # The store and the blob cache of buildah and skopeo have no other place that both of them respect.
     mkdir -p "$WORK/containers" /var/lib/containers
     mount --bind "$WORK/containers" /var/lib/containers
@@ -222,9 +183,9 @@ inside() {
 
     describe
     mkdir "$WORK/seed"
-    start_registry "$WORK/seed"
+    start_registry seed 5000
     skopeo copy --quiet --dest-tls-verify=false "dir:$IMAGE" docker://127.0.0.1:5000/kong:3.9
-    stop_registry
+    stop_registry seed
 
     for ((round = 1; round <= ROUNDS; round++)); do
         for way in "${WAYS[@]}"; do

@@ -8,6 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/install.sh
 source tests/install.sh
+# shellcheck source=tests/bench/common.sh
+source tests/bench/common.sh
 
 NEEDED=(docker-registry:docker-registry skopeo:skopeo curl:curl jq:jq ip:iproute2 gcc:build-essential
     /usr/bin/time:time python3:python3)
@@ -77,37 +79,18 @@ with_crane() { crane copy "$1" "$2"; }
 with_regctl() { regctl image copy "$1" "$2"; }
 with_skopeo() { skopeo copy --quiet --all --src-tls-verify=false --dest-tls-verify=false "docker://$1" "docker://$2"; }
 
-# start_registry NAME PORT: one whose files are in $WORK/NAME.
-start_registry() {
-    local i
-    printf '%s\n' 'version: 0.1' 'log: {level: info}' "storage: {filesystem: {rootdirectory: $WORK/$1}}" \
-        "http: {addr: '127.0.0.1:$2'}" >"$WORK/$1.yml"
-    # The ports are free: the network is our own.
-    docker-registry serve "$WORK/$1.yml" >"$WORK/$1.log" 2>&1 &
-    echo $! >"$WORK/$1.pid"
-    for ((i = 0; i < 200; i++)); do
-        ! curl --silent --fail --noproxy '*' --output /dev/null "http://127.0.0.1:$2/v2/" || return 0
-        sleep 0.05
-    done
-    fail "docker-registry does not answer: $(cat "$WORK/$1.log")"
-}
-
-stop_registry() {
-    kill "$(cat "$WORK/$1.pid")"
-    wait "$(cat "$WORK/$1.pid")" 2>/dev/null || true
-}
-
-# measure NAME WAY: one line `NAME microseconds KiB` in the results.
+# measure NAME WAY: one line `NAME microseconds KiB seconds-of-CPU` in the results.
 measure() {
     local name=$1 way=$2 start end
     start=${EPOCHREALTIME/./}
-    /usr/bin/time --quiet --format "%U %S %M" --output "$WORK/memory" bash -c "with_$way \"\$@\"" bash \
+    /usr/bin/time --quiet --format "%M %U %S" --output "$WORK/memory" bash -c "with_$way \"\$@\"" bash \
         127.0.0.1:5000/kong:1 127.0.0.1:5001/kong:1 >"$WORK/said" 2>&1 || {
         cat "$WORK/said"
         fail "$name failed"
     }
     end=${EPOCHREALTIME/./}
-    printf "%s %d %s\n" "$name" $((end - start)) "$(tail -n 1 "$WORK/memory" | awk "{print \$3, \$1, \$2}")" >>"$WORK/results"
+    printf '%s %d %d %s\n' "$name" $((end - start)) "$(tail -n 1 "$WORK/memory" | cut -d' ' -f1)" \
+        "$(awk 'END { print $2 + $3 }' "$WORK/memory")" >>"$WORK/results"
 }
 
 run_once() {
@@ -124,31 +107,19 @@ run_once() {
     stop_registry to
 }
 
-median() {
-    sort -n | awk '{ a[NR] = $1 } END { print NR % 2 ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'
-}
-
-column() {
-    awk -v name="$1" -v column="$2" '$1 == name { print $column }' "$WORK/results"
-}
-
 report() {
     local way
-    printf '%-8s %9s %17s %15s %10s %12s\n' way 'cold s' 'min - max' 'capatch takes' 'peak MiB' 'again ms'
+    printf '%-8s %9s %17s %15s %7s %10s %10s\n' way 'cold s' 'min - max' 'capatch takes' 'CPU s' 'peak MiB' 'again ms'
     for way in "${WAYS[@]}"; do
         awk -v way="$way" -v ours="$(column capatch 2 | median)" -v theirs="$(column "$way" 2 | median)" \
             -v low="$(column "$way" 2 | sort -n | head -n 1)" -v high="$(column "$way" 2 | sort -n | tail -n 1)" \
-            -v memory="$(column "$way" 3 | sort -n | tail -n 1)" -v again="$(column "$way-again" 2 | median)" 'BEGIN {
+            -v memory="$(column "$way" 3 | sort -n | tail -n 1)" -v again="$(column "$way-again" 2 | median)" \
+            -v cpu="$(column "$way" 4 | median)" 'BEGIN {
                 share = way == "capatch" ? "" : sprintf("%.2f of it", ours / theirs)
-                printf "%-8s %9.2f %8.2f - %6.2f %15s %10.1f %12.0f\n", way, theirs / 1e6, low / 1e6, high / 1e6, share,
-                    memory / 1024, again / 1e3
+                printf "%-8s %9.2f %8.2f - %6.2f %15s %7.2f %10.1f %10.0f\n", way, theirs / 1e6, low / 1e6, high / 1e6,
+                    share, cpu, memory / 1024, again / 1e3
             }'
     done
-}
-
-clean_up() {
-    cat "$WORK"/*.pid 2>/dev/null | xargs -r kill 2>/dev/null || true
-    rm -rf "$WORK"
 }
 
 inside() {
@@ -174,7 +145,11 @@ inside() {
             run_once "$way"
         done
     done
-    cat "$WORK/results" >/tmp/res; report
+    describe_machine
+    printf 'against  %s, %s, %s, %s\n' "${GO_TOOLS[crane]##*/}" "${GO_TOOLS[regctl]##*/}" "$(skopeo --version)" \
+        "$(docker-registry --version | cut -d' ' -f1,3)"
+    printf 'rounds   %d, interleaved, each to an empty registry; medians\n\n' "$ROUNDS"
+    report
 }
 
 if [ "${1:-}" = inside ]; then

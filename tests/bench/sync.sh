@@ -9,6 +9,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/install.sh
 source tests/install.sh
+# shellcheck source=tests/bench/common.sh
+source tests/bench/common.sh
 
 NEEDED=(docker-registry:docker-registry skopeo:skopeo curl:curl jq:jq ip:iproute2 gcc:build-essential
     /usr/bin/time:time python3:python3)
@@ -92,33 +94,9 @@ with_skopeo() {
         127.0.0.1:5000/kong 127.0.0.1:5001
 }
 
-# start_registry NAME PORT: one whose files are in $WORK/NAME.
-start_registry() {
-    local i
-    printf '%s\n' 'version: 0.1' 'log: {level: warn}' "storage: {filesystem: {rootdirectory: $WORK/$1}}" \
-        "http: {addr: '127.0.0.1:$2'}" >"$WORK/$1.yml"
-    # The ports are free: the network is our own.
-    docker-registry serve "$WORK/$1.yml" >"$WORK/$1.log" 2>&1 &
-    echo $! >"$WORK/$1.pid"
-    for ((i = 0; i < 200; i++)); do
-        ! curl --silent --fail --noproxy '*' --output /dev/null "http://127.0.0.1:$2/v2/" || return 0
-        sleep 0.05
-    done
-    fail "docker-registry does not answer: $(cat "$WORK/$1.log")"
-}
-
-stop_registry() {
-    kill "$(cat "$WORK/$1.pid")"
-    wait "$(cat "$WORK/$1.pid")" 2>/dev/null || true
-}
-
 # requests PATTERN: how many lines of the access logs match it.
 requests() {
     cat "$WORK/from.log" "$WORK/to.log" | grep -cE "\"$1" || true
-}
-
-received() {
-    awk '$1 == "lo:" { print $2 }' /proc/net/dev
 }
 
 # measure NAME WAY: one line `NAME microseconds KiB requests blobs-read uploads bytes` in the results.
@@ -162,20 +140,8 @@ run_once() {
     stop_registry to
 }
 
-median() {
-    sort -n | awk '{ a[NR] = $1 } END { print NR % 2 ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'
-}
-
-column() {
-    awk -v name="$1" -v column="$2" '$1 == name { print $column }' "$WORK/results"
-}
-
 describe() {
-    local model
-    model=$(awk -F': *' '/^model name/ { print $2; exit }' /proc/cpuinfo)
-    printf 'machine  %s, %d cores, %.0f GiB, Linux %s, %s\n' "${model:-$(uname -m)}" "$(nproc)" \
-        "$(awk '/^MemTotal/ { print $2 / 1048576 }' /proc/meminfo)" "$(uname -r)" \
-        "$(. /etc/os-release && echo "$PRETTY_NAME")"
+    describe_machine
     printf 'against  %s, %s, %s, %s\n' "${GO_TOOLS[crane]##*/}" "${GO_TOOLS[regsync]##*/}" "$(skopeo --version)" \
         "$(docker-registry --version | cut -d' ' -f1,3)"
     printf 'work     %d tags; rounds %d, interleaved, each to an empty registry; medians\n\n' "$TAGS" "$ROUNDS"
@@ -204,11 +170,6 @@ report() {
     done
     echo 'patch: capatch sync with patch: true, which none of the others can do'
     echo 'blobs read, uploads: requests for content of blobs, and finished uploads; moved: over loopback, both directions'
-}
-
-clean_up() {
-    cat "$WORK"/*.pid 2>/dev/null | xargs -r kill 2>/dev/null || true
-    rm -rf "$WORK"
 }
 
 inside() {
