@@ -948,3 +948,14 @@ fn a_stop_signal_keeps_what_has_arrived_of_large_blobs_and_nothing_else() {
     assert_eq!(asked.last().unwrap().header("range"), Some(format!("bytes=2000000-{}", size - 1).as_str()));
     whole(&scene.path("dst"));
 }
+
+#[test]
+fn an_empty_variable_is_none() {
+    let image = format!("oci:{}/testdata/kong:3.9", env!("CARGO_MANIFEST_DIR"));
+    let mut command = capatch(["inspect", "--no-layers", &image]);
+    command.envs([("CONTAINERD_ADDRESS", ""), ("CONTAINERD_NAMESPACE", ""), ("DOCKER_HOST", "")]);
+    start(command).succeeded();
+    let mut command = capatch(["inspect", "containerd:kong:3.9"]);
+    command.envs([("CONTAINERD_ADDRESS", "/does/not/exist"), ("CONTAINERD_NAMESPACE", "")]);
+    assert!(start(command).failed(3, &["/does/not/exist"]).hint().is_some());
+}

@@ -11,6 +11,7 @@ mod patch;
 mod sync;
 mod verify;
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -105,28 +106,17 @@ struct Common {
     /// Blobs that move at the same time, to or from one host
     #[arg(long, global = true, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64), help_heading = "Registries")]
     jobs: u8,
-    /// The socket of containerd, for containerd:NAME
-    #[arg(
-        long,
-        global = true,
-        value_name = "SOCKET",
-        env = "CONTAINERD_ADDRESS",
-        hide_env_values = true,
-        default_value = "/run/containerd/containerd.sock",
-        help_heading = "Engines"
-    )]
-    containerd_address: PathBuf,
-    /// The namespace in containerd; Kubernetes uses k8s.io
-    #[arg(
-        long,
-        global = true,
-        value_name = "NAME",
-        env = "CONTAINERD_NAMESPACE",
-        default_value = "default",
-        hide_env_values = true,
-        help_heading = "Engines"
-    )]
-    containerd_namespace: String,
+    /// The socket of containerd, for containerd:NAME [default: CONTAINERD_ADDRESS or /run/containerd/containerd.sock]
+    #[arg(long, global = true, value_name = "SOCKET", help_heading = "Engines")]
+    containerd_address: Option<PathBuf>,
+    /// The namespace in containerd; Kubernetes uses k8s.io [default: CONTAINERD_NAMESPACE or default]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Engines")]
+    containerd_namespace: Option<String>,
+}
+
+/// An environment variable; an empty one is none.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 impl Common {
@@ -144,9 +134,13 @@ impl Common {
             journal_dir: journal_dir(),
             ..Options::default()
         })?;
+        let address = self.containerd_address.clone().or_else(|| variable("CONTAINERD_ADDRESS").map(PathBuf::from));
+        let namespace = self.containerd_namespace.clone();
         let containerd = containerd::Options {
-            address: self.containerd_address.clone(),
-            namespace: self.containerd_namespace.clone(),
+            address: address.unwrap_or_else(|| PathBuf::from("/run/containerd/containerd.sock")),
+            namespace: namespace
+                .or_else(|| variable("CONTAINERD_NAMESPACE")?.into_string().ok())
+                .unwrap_or_else(|| "default".to_owned()),
         };
         let docker = std::env::var("DOCKER_HOST").unwrap_or_default();
         Ok(Transports { registries, containerd, docker })
