@@ -44,7 +44,7 @@ pub struct Image {
 pub enum Node {
     /// A manifest, of an image or of something else.
     Manifest(Descriptor, Manifest, Bytes),
-    /// An index and its children in order; a child that is neither manifest nor index is `None`.
+    /// An index and its children in order; a child that is neither manifest nor index, or is absent, is `None`.
     Index(Descriptor, Index, Vec<Option<Node>>, Bytes),
 }
 
@@ -75,14 +75,22 @@ pub async fn resolve(place: &Place, reference: &Reference) -> Result<Root> {
 
 /// Reads every manifest below `root`, several at a time; no config, no layer.
 pub async fn tree(place: &Place, root: &Root) -> Result<Node> {
-    let budget = Budget { nodes: AtomicUsize::new(0), bytes: AtomicU64::new(0) };
+    let budget = Budget { nodes: AtomicUsize::new(0), bytes: AtomicU64::new(0), whole: true };
     Box::pin(node(place, root.clone(), 0, &budget)).await
 }
 
-/// What a tree has used up of what it may.
+/// As [`tree`], of what is there: a containerd has only the platforms that somebody pulled. See [`Node::absent`].
+pub async fn tree_of_what_is_there(place: &Place, root: &Root) -> Result<Node> {
+    let whole = !matches!(place, Place::Containerd(..));
+    let budget = Budget { nodes: AtomicUsize::new(0), bytes: AtomicU64::new(0), whole };
+    Box::pin(node(place, root.clone(), 0, &budget)).await
+}
+
+/// What a tree has used up of what it may, and whether all of it must be there.
 struct Budget {
     nodes: AtomicUsize,
     bytes: AtomicU64,
+    whole: bool,
 }
 
 impl Budget {
@@ -109,7 +117,10 @@ async fn node(place: &Place, root: Root, depth: usize, budget: &Budget) -> Resul
     let child = |descriptor: Descriptor| async move {
         Ok::<_, Error>(match descriptor.kind() {
             Kind::Index(_) | Kind::Manifest(_) => {
-                let child = place.manifest(&descriptor).await?;
+                let child = match place.manifest(&descriptor).await {
+                    Err(error) if error.kind() == error::Kind::NotFound && !budget.whole => return Ok(None),
+                    child => child?,
+                };
                 Some(Box::pin(node(place, child, depth + 1, budget)).await?)
             }
             _ => None,
@@ -190,6 +201,20 @@ impl Node {
         };
         nodes.push(self);
         nodes
+    }
+
+    /// Entries of the tree's indexes that should be manifests or indexes and are not there.
+    pub fn absent(&self) -> Vec<&Descriptor> {
+        let Node::Index(_, index, children, _) = self else { return Vec::new() };
+        let mut absent = Vec::new();
+        for (entry, child) in index.manifests.iter().zip(children) {
+            match child {
+                Some(child) => absent.extend(child.absent()),
+                None if matches!(entry.kind(), Kind::Index(_) | Kind::Manifest(_)) => absent.push(entry),
+                None => {}
+            }
+        }
+        absent
     }
 
     /// All manifests of the tree in order, each with the descriptor that the index has for it.

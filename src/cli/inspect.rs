@@ -76,6 +76,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
         images: Vec::new(),
         others: tree.manifests().into_iter().map(|(d, _)| d).filter(is_other).map(other).collect(),
     };
+    report.others.extend(tree.absent().into_iter().map(|absent| format!("{} (not pulled)", other(absent))));
     for image in &images {
         let capabilities = match arguments.no_layers {
             true => None,

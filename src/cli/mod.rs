@@ -260,7 +260,7 @@ impl Opened {
     async fn new(reference: &Reference, platforms: &[Platform], common: &Common) -> Result<Opened> {
         let place = Place::of(reference, &common.transports()?)?;
         let root = image::resolve(&place, reference).await?;
-        let tree = image::tree(&place, &root).await.map_err(|e| e.context(reference))?;
+        let tree = image::tree_of_what_is_there(&place, &root).await.map_err(|e| e.context(reference))?;
         let images = image::images(&place, &tree, platforms).await.map_err(|e| e.context(reference))?;
         Ok(Opened { place, root, tree, images })
     }

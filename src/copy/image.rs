@@ -176,10 +176,10 @@ impl Copy<'_> {
     /// The whole image, or the platforms that were asked for.
     async fn select(&self, root: &Root) -> Result<Node> {
         let from = self.route.from;
-        let tree = image::tree(from, root).await?;
         if self.options.platforms.is_empty() {
-            return Ok(tree);
+            return image::tree(from, root).await;
         }
+        let tree = image::tree_of_what_is_there(from, root).await?;
         if let Node::Manifest(descriptor, manifest, _) = &tree {
             let image = Image::load(from, descriptor, manifest).await?;
             if !self.options.platforms.iter().any(|wanted| image.platform.matches(wanted)) {

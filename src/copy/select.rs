@@ -1,5 +1,7 @@
 //! Some platforms of an image: the same index with fewer entries.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result};
@@ -12,6 +14,7 @@ use crate::oci::platform::Platform;
 /// The tree without the images that are for none of `platforms`, and without what attests those. Every entry that stays
 /// keeps its bytes. A tree that loses nothing is returned as it is.
 pub(super) fn platforms(tree: Node, platforms: &[Platform]) -> Result<Node> {
+    let absent: HashSet<Digest> = tree.absent().into_iter().map(|entry| entry.digest.clone()).collect();
     let Node::Index(descriptor, index, nodes, bytes) = tree else { return Ok(tree) };
     let mut dropped: Vec<String> = Vec::new();
     let mut kept = 0;
@@ -41,6 +44,12 @@ pub(super) fn platforms(tree: Node, platforms: &[Platform]) -> Result<Node> {
                 others.push(platform.to_string());
                 dropped.push(node.map_or(entry.digest.to_string(), |node| node.descriptor().digest.to_string()));
                 (Child::Drop, None)
+            }
+            // Who pulls one platform does not pull what attests it; an image itself must be there.
+            (None, None) if absent.contains(&entry.digest) => (Child::Drop, None),
+            (None, Some(platform)) if absent.contains(&entry.digest) => {
+                return Err(Error::not_found(format!("the image {} for {platform} is not there", entry.digest))
+                    .hint("it was not pulled; choose a platform that was"));
             }
             (node, platform) => {
                 kept += usize::from(platform.is_some());

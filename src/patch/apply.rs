@@ -75,7 +75,9 @@ pub async fn apply(
         route.to.check_writable()?;
     }
     let Planned { plan, root, manifests, blobs, base: base_blobs, untouched } =
-        plan(route.from, base.as_deref(), &source, options, progress).await.map_err(|e| e.context(route.source))?;
+        plan(route.from, base.as_deref(), &source, options, progress, route.from.is_same(route.to))
+            .await
+            .map_err(|e| e.context(route.source))?;
 
     let mut all_base = base_blobs;
     all_base.extend(untouched.iter().flat_map(blobs_of));

@@ -85,7 +85,8 @@ pub struct AddedLayer {
     pub size: u64,
 }
 
-/// Finds out what `options` would change in `source`, which was read from `place`.
+/// Finds out what `options` would change in `source`, which was read from `place`; if the result `stays_there`, what is not
+/// there of the source need not be.
 ///
 /// # Errors
 /// Refused: files that must not have a capability, images that do not fit together, content that does not verify.
@@ -95,11 +96,19 @@ pub async fn plan(
     source: &Root,
     options: &Options,
     progress: &Arc<dyn Progress>,
+    stays_there: bool,
 ) -> Result<Planned> {
     let request = options.request()?;
-    let tree = image::tree(place, source).await?;
+    let tree = match stays_there {
+        true => image::tree_of_what_is_there(place, source).await?,
+        false => image::tree(place, source).await?,
+    };
     let images = image::images(place, &tree, &options.platforms).await?;
     let mut notes = Vec::new();
+    for absent in tree.absent().into_iter().filter(|absent| !absent.is_attestation()) {
+        let platform = absent.platform()?.map_or(String::new(), |platform| format!(" for {platform}"));
+        notes.push(format!("the image {}{platform} was not pulled and stays as it is", absent.digest));
+    }
     let images: Vec<Image> = images
         .into_iter()
         .filter(|image| {

@@ -109,19 +109,29 @@ fn of_an_image_that_was_pulled_for_one_platform_that_one_can_be_patched() {
     let index = serde_json::json!({"schemaVersion": 2, "mediaType": media_type, "manifests": manifests});
     registry.put_manifest("multi", media_type, &index.to_string());
     let (multi, patched) = (registry.kong("multi"), "inside.example/kong:lowport");
-    for containerd in Containerd::start_each("") {
+    let layouts = tempfile::tempdir().unwrap();
+    for (number, containerd) in Containerd::start_each("").into_iter().enumerate() {
         containerd.pull(&multi);
         // Kubernetes does not even fetch the manifests of other platforms; ctr does in some versions.
         tools::output(&mut containerd.ctr(&["content", "rm", &registry.digest("3.9-other")]));
-        let destination = format!("containerd:{patched}");
-        let output = tools::output(&mut containerd.capatch(&["patch", &format!("containerd:{multi}"), &destination]));
+        let (source, destination) = (format!("containerd:{multi}"), format!("containerd:{patched}"));
+        let shown = run(&mut containerd.capatch(&["inspect", "--no-layers", &source]));
+        assert!(shown.contains("linux/s390x (not pulled)"), "{shown}");
+        // Elsewhere the whole image is wanted, or what there is of it by its name.
+        let layout = format!("oci:{}", layouts.path().join(number.to_string()).display());
+        let output = tools::output(&mut containerd.capatch(&["copy", &source, &format!("{layout}:all")]));
         let words = tools::words(&output);
         assert_eq!(output.status.code(), Some(3), "{words}");
         let hint = format!("@{} for linux/{architecture}", image::manifest_digest());
-        assert!(words.contains(&hint), "{words}");
-        assert!(!words.contains("s390x"), "{words}");
-        let source = format!("containerd:{}", multi.replace(":multi", &format!("@{}", image::manifest_digest())));
-        run(&mut containerd.capatch(&["patch", &source, &destination]));
+        assert!(words.contains(&hint) && !words.contains("s390x"), "{words}");
+        let platform = format!("linux/{architecture}");
+        run(&mut containerd.capatch(&["copy", "--platform", &platform, &source, &format!("{layout}:one")]));
+        run(&mut containerd.capatch(&["verify", &format!("{layout}:one")]));
+        // In the same containerd, what was not pulled stays what it was.
+        let said = run(&mut containerd.capatch(&["patch", "--json", &source, &destination]));
+        assert!(said.contains("for linux/s390x was not pulled and stays as it is"), "{said}");
+        let caps = run(&mut containerd.capatch(&["getcap", &destination]));
+        assert_eq!(caps, format!("/{} cap_net_bind_service=ep\n", image::NGINX));
         run(&mut containerd.ctr(&["images", "rm", "--sync", &multi]));
         assert_complete(&containerd, patched);
     }
