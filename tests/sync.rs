@@ -261,6 +261,10 @@ fn an_archive_is_written_once_with_all_of_its_images_or_not_at_all() {
     assert_eq!((said.code, archive.exists()), (1, false), "{said:#?}");
     assert!(said.stdout.contains("4 skipped"), "{said:#?}");
 
+    let unlisted =
+        format!("{images}\n  - {{source: SRC/x, destination: 'oci-archive:DIR/kong.tar', tags: {{newest: 1}}}}");
+    assert_eq!((mirror.sync(&unlisted, []).code, archive.exists()), (1, false));
+
     mirror.sync(images, []).succeeded();
     let first = fs::read(&archive).unwrap();
     let source = mirror.source.host();

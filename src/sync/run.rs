@@ -1,12 +1,12 @@
 //! Does what a file comes to: several images at once, each for itself, and then says what became of each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::report::{Change, End, Report, Row};
 use super::shard::Shard;
 use super::spec::Spec;
-use super::tasks::{self, Listings, Task, identity};
+use super::tasks::{self, Hopeless, Listings, Task, identity};
 use crate::copy::{self, Memory, Route};
 use crate::error::Result;
 use crate::oci::reference::Reference;
@@ -50,7 +50,9 @@ pub async fn run(
     let (mut tasks, hopeless) = tasks::tasks(spec, &listings)?;
     tasks.retain(|task| task.is_in(options.shard));
 
-    let fail = |hopeless: tasks::Hopeless| Row {
+    let incomplete: HashSet<String> =
+        hopeless.iter().flat_map(|hopeless| &hopeless.image.destinations).map(without_tag).collect();
+    let fail = |hopeless: Hopeless| Row {
         source: hopeless.source,
         destination: hopeless.destination,
         end: End::Failed { error: hopeless.error },
@@ -73,7 +75,7 @@ pub async fn run(
         }
     }
     if !options.check {
-        run.finish(&tasks, &mut ends).await;
+        run.finish(&tasks, &mut ends, &incomplete).await;
     }
     let row = |(task, end): (&Task, End)| Row {
         source: task.source.to_string(),
@@ -90,7 +92,7 @@ fn groups(tasks: &[Task<'_>]) -> Vec<Vec<usize>> {
     let mut places: HashMap<String, usize> = HashMap::new();
     for (number, task) in tasks.iter().enumerate() {
         let is_own = matches!(task.destination, Reference::Registry { .. } | Reference::Layout { .. });
-        let name = identity(&if is_own { task.destination.clone() } else { task.destination.with_target(None) });
+        let name = if is_own { identity(&task.destination) } else { without_tag(&task.destination) };
         match places.get(&name).and_then(|group| groups.get_mut(*group)) {
             Some(group) => group.push(number),
             None => {
@@ -100,6 +102,10 @@ fn groups(tasks: &[Task<'_>]) -> Vec<Vec<usize>> {
         }
     }
     groups
+}
+
+fn without_tag(reference: &Reference) -> String {
+    identity(&reference.with_target(None))
 }
 
 /// What the images of one run share.
@@ -136,7 +142,7 @@ impl Run<'_> {
 
     /// The place of `reference`, the same one for each image.
     fn place(&self, role: &str, reference: &Reference) -> Result<Place> {
-        let name = format!("{role} {}", identity(&reference.with_target(None)));
+        let name = format!("{role} {}", without_tag(reference));
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = places.get(&name) {
             return Ok(place.clone());
@@ -230,13 +236,14 @@ impl Run<'_> {
 
     /// Writes the archives, and tells a containerd that we hold nothing any more. An archive in which an image would be
     /// missing is not written (faults.md F22).
-    async fn finish(&self, tasks: &[Task<'_>], ends: &mut [End]) {
+    async fn finish(&self, tasks: &[Task<'_>], ends: &mut [End], incomplete: &HashSet<String>) {
         for numbers in groups(tasks) {
             let Some(task) = numbers.first().and_then(|first| tasks.get(*first)) else { continue };
             if matches!(task.destination, Reference::Registry { .. } | Reference::Layout { .. }) {
                 continue;
             }
-            let is_whole = !numbers.iter().any(|n| matches!(ends.get(*n), Some(End::Failed { .. } | End::Skipped)));
+            let is_whole = !incomplete.contains(&without_tag(&task.destination))
+                && !numbers.iter().any(|n| matches!(ends.get(*n), Some(End::Failed { .. } | End::Skipped)));
             let is_archive = matches!(task.destination, Reference::Archive { .. });
             let finished = match self.destination(task) {
                 Ok(_) if is_archive && !is_whole => Err(None),

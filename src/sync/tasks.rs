@@ -21,7 +21,9 @@ pub struct Task<'a> {
 
 /// What cannot even be tried.
 #[derive(Clone, Debug)]
-pub struct Hopeless {
+pub struct Hopeless<'a> {
+    /// What the file says about it.
+    pub image: &'a Image,
     /// From where, as far as that is known.
     pub source: String,
     /// To where, as far as that is known.
@@ -49,7 +51,7 @@ pub fn to_list(spec: &Spec) -> Vec<&Reference> {
 /// # Errors
 /// [`Usage`](crate::error::Kind::Usage) if two images would write the same tag, or one reads what another one writes: what
 /// comes out would depend on their order.
-pub fn tasks<'a>(spec: &'a Spec, listings: &Listings) -> Result<(Vec<Task<'a>>, Vec<Hopeless>)> {
+pub fn tasks<'a>(spec: &'a Spec, listings: &Listings) -> Result<(Vec<Task<'a>>, Vec<Hopeless<'a>>)> {
     let (mut tasks, mut hopeless) = (Vec::new(), Vec::new());
     for image in &spec.images {
         let sources = match sources(image, listings) {
@@ -57,6 +59,7 @@ pub fn tasks<'a>(spec: &'a Spec, listings: &Listings) -> Result<(Vec<Task<'a>>, 
             Err(error) => {
                 let destinations: Vec<String> = image.destinations.iter().map(Reference::to_string).collect();
                 hopeless.push(Hopeless {
+                    image,
                     source: image.source.to_string(),
                     destination: destinations.join(", "),
                     error,
@@ -69,6 +72,7 @@ pub fn tasks<'a>(spec: &'a Spec, listings: &Listings) -> Result<(Vec<Task<'a>>, 
                 match destination(image, &source, tag.as_deref(), place) {
                     Ok(destination) => tasks.push(Task { image, source: source.clone(), destination }),
                     Err(error) => hopeless.push(Hopeless {
+                        image,
                         source: source.to_string(),
                         destination: place.to_string(),
                         error: error.context(&image.place),
