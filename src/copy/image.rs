@@ -103,17 +103,18 @@ pub async fn image(route: &Route<'_>, options: &Options, progress: &Arc<dyn Prog
     let old = async { to.resolve(Some(&target)).await.map_err(|e| e.context(destination)) };
     let (root, old) = futures_util::future::join(image::resolve(from, source), old).await;
     let root = root?;
+    let may_replace = options.force || options.replace;
     let old = match old {
         // A layout that cannot be read is damaged; a tag of a registry may just hold something that we do not know.
         Err(e) if e.kind() == Kind::Content && matches!(to, Place::Registry(_)) => {
-            if !options.force && !options.replace {
+            if !may_replace {
                 return Err(e.hint("choose another tag, or replace it with --force"));
             }
             None
         }
         old => old?,
     };
-    let tag = Tag { place: to, reference: destination, name, old: old.as_ref(), force: options.force };
+    let tag = Tag { place: to, reference: destination, name, old: old.as_ref(), force: may_replace };
     let copy = Copy { route, options, progress };
     copy.run(&root, &tag).await
 }
