@@ -60,6 +60,8 @@ impl Mover {
     pub async fn push(&self, to: &Place, from: Option<&Place>, mut blobs: Vec<(Descriptor, Content)>) -> Result<Moved> {
         let mut seen = HashSet::new();
         blobs.retain(|(descriptor, _)| seen.insert(descriptor.digest.clone()));
+        // The largest first, so that none of them is alone at the end.
+        blobs.sort_by_key(|(descriptor, _)| std::cmp::Reverse(descriptor.size));
         let push = |(descriptor, content): (Descriptor, Content)| async move {
             let size = descriptor.size;
             let moved = Moved::default();
