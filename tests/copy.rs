@@ -379,3 +379,20 @@ fn killed_at_a_hundred_moments_it_ends_well_in_the_end() {
     // Small temporary files go when they are a minute old; of large blobs nothing is left to be continued.
     assert!(leftovers(&scene.path("dst")).iter().all(|path| !path.to_string_lossy().contains("sha256-")));
 }
+
+#[test]
+fn one_blob_of_two_sizes_is_refused() {
+    let scene = Scene::new();
+    let mut image = Image::kong().build();
+    let manifest = String::from_utf8(image.bytes().to_vec()).unwrap();
+    let parsed: Value = serde_json::from_str(&manifest).unwrap();
+    let layer = &parsed["layers"][0];
+    let lie = format!(r#""layers":[{{"mediaType":{},"digest":{},"size":1}},"#, layer["mediaType"], layer["digest"]);
+    let manifest = manifest.replace(r#""layers":["#, &lie);
+    image.manifest(OCI_MANIFEST, manifest.into_bytes());
+    let source = scene.source(&image);
+    for to in [scene.reference("dst:out"), format!("oci-archive:{}:1", scene.path("dst.tar").display())] {
+        fails(5, &[layer["digest"].as_str().unwrap(), "is said to have 1 bytes"], ["copy", &source, &to]);
+    }
+    assert!(!scene.path("dst.tar").exists() && !scene.path("dst/index.json").exists());
+}

@@ -1,7 +1,7 @@
 //! Blobs on their way from one place to another: what is there is skipped, what one registry has is mounted, the rest is
 //! streamed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -95,7 +95,7 @@ impl Mover {
 
     /// Copies the blobs of `from` that `to` lacks; nothing is asked if both are one place.
     pub async fn copy(&self, from: &Place, to: &Place, blobs: &[Descriptor]) -> Result<Moved> {
-        let blobs = self.distributable(blobs);
+        let blobs = self.distributable(blobs)?;
         if from.is_same(to) && !self.distrust {
             return Ok(Moved { skipped: blobs.iter().map(|blob| blob.size).sum(), ..Moved::default() });
         }
@@ -104,16 +104,27 @@ impl Mover {
     }
 
     /// Each digest once; layers that may not be distributed are named by their manifest and not copied (faults.md D27).
-    fn distributable(&self, blobs: &[Descriptor]) -> Vec<Descriptor> {
-        let mut seen = HashSet::new();
-        let ours = |blob: &&Descriptor| (self.foreign_layers || !is_foreign(blob)) && seen.insert(blob.digest.clone());
-        blobs.iter().filter(ours).cloned().collect()
+    /// Refused: one digest with two sizes, of which only one can be right (faults.md C6).
+    fn distributable(&self, blobs: &[Descriptor]) -> Result<Vec<Descriptor>> {
+        let mut sizes = HashMap::new();
+        let mut ours = Vec::new();
+        for blob in blobs.iter().filter(|blob| self.foreign_layers || !is_foreign(blob)) {
+            let (digest, size) = (&blob.digest, blob.size);
+            match sizes.insert(digest, size) {
+                None => ours.push(blob.clone()),
+                Some(other) if other != size => {
+                    return Err(Error::content(format!("{digest} is said to have {other} bytes and {size} bytes")));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(ours)
     }
 
     /// What [`Mover::copy`], or [`Mover::push`] without a `from`, would move, as far as asking for each blob can tell.
     pub async fn foresee(&self, from: Option<&Place>, to: &Place, blobs: &[Descriptor]) -> Result<Moved> {
         let mut total = Moved::default();
-        for blob in self.distributable(blobs) {
+        for blob in self.distributable(blobs)? {
             if from.is_some_and(|from| from.is_same(to)) || to.has_blob(&blob).await? {
                 total.skipped += blob.size;
             } else if from.is_some_and(|from| from.can_mount_at(to)) {
