@@ -100,6 +100,10 @@ fn images_go_into_a_docker_engine_are_patched_there_and_come_out_again() {
         run(&mut engine.capatch(&["copy", &format!("docker-daemon:kong:{name}"), &layout(name)]));
         run(&mut engine.capatch(&["verify", &layout(name)]));
     }
+    // An engine keeps no referrers: the image is not taken for its own signature.
+    let copied =
+        run(&mut engine.capatch(&["copy", "--json", "--referrers", "docker-daemon:kong:3.9", &layout("signed")]));
+    assert_eq!(image::json(&copied)["referrers"], serde_json::json!({"manifests": [], "tags": []}));
     // docker save and docker load agree with what we read and write.
     let saved = layouts.path().join("saved.tar");
     run(engine.docker().args(["save", "kong:3.9-lowport", "--output"]).arg(&saved));

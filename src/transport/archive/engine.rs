@@ -31,11 +31,11 @@ impl Attached {
         Attached { engine, repository, saved: Mutex::default() }
     }
 
-    /// Lets the engine save the image that `target` names.
-    pub(super) async fn save(&self, target: Option<&Target>) -> Result<()> {
-        let saved = self.engine.save(&self.name(target)).await?;
-        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = saved;
-        Ok(())
+    /// Lets the engine save the image that `target` names. `false`: there is none, and what was saved before stays.
+    pub(super) async fn save(&self, target: Option<&Target>) -> Result<bool> {
+        let Some(saved) = self.engine.save(&self.name(target)).await? else { return Ok(false) };
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+        Ok(true)
     }
 
     /// What was saved, if there was an image.

@@ -96,7 +96,10 @@ impl Archive {
             // An engine replaces the image that has the name, as docker load and docker pull do.
             Some(_) if self.pending().is_destination => return Ok(None),
             Some(attached) => {
-                attached.save(target).await?;
+                if !attached.save(target).await? {
+                    return Ok(None);
+                }
+                self.forget();
                 None
             }
             None => target.cloned(),
@@ -228,7 +231,7 @@ impl Archive {
         write::finish(self, progress).await
     }
 
-    /// Lets the file be looked at again, which was written.
+    /// Lets the archive be looked at again: another one was written, or saved by an engine.
     fn forget(&self) {
         *self.0.opened.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

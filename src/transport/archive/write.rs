@@ -84,11 +84,15 @@ async fn load(archive: &Archive, to: &Attached, pending: &Pending, progress: &Ar
         return Ok(());
     }
     let (pipe, stream) = engine::pipe();
+    let has_images = plan.docker.is_some();
     let write = write(plan, Sink::Engine(pipe), pending, None, progress, &place);
     let (written, loaded) = futures_util::future::join(write, to.engine.load(stream)).await;
     match (written, loaded) {
         // What the engine says tells more than that it stopped reading; but our own errors come before its.
         (Err(error), _) if error.kind() != Kind::Failed => Err(error.context(&place)),
+        (_, Err(error)) if !has_images => {
+            Err(error.hint("there is no container image in it, and few Docker engines take anything else"))
+        }
         (_, Err(error)) => Err(error),
         (written, Ok(())) => written.map(|_| ()).map_err(|e| e.context(&place)),
     }
