@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use capatch::oci::digest::Digest;
 use common::cli::{Run, capatch, fails, json, ok, prove, run, start};
 use common::image::{Content, Image, Index, NGINX, Packing, Scene, hex, leftovers};
-use common::registry::Registry;
+use common::registry::{Ending, Registry, Reply};
 use common::tar::{file, symlink, tar};
 use serde_json::{Value, json as value};
 
@@ -319,4 +319,41 @@ fn a_flat_index_is_one_image_in_a_directory_too() {
     let patched = scene.reference("patched:1");
     ok(["patch", &scene.reference("flat"), &patched]);
     prove(&patched, &scene.reference("flat"));
+}
+
+#[test]
+fn a_run_that_is_told_to_stop_leaves_no_half_archive() {
+    let (scene, registry) = (Scene::new(), Registry::start());
+    let image = Image::kong().build();
+    image.push(&registry, "kong", "3.9");
+    let layer = image.layer(0);
+    let size = image.blobs[&layer].len();
+    registry.fault(move |request, _| {
+        let stalled = Reply::new(200).header("content-length", size).ending(Ending::Stalled);
+        request.is("GET", &layer).then_some(stalled)
+    });
+    let from = format!("{}/kong:3.9", registry.host());
+    let nohup = &["/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "sh"][..];
+    for (wrapper, signals, code) in
+        [(&[][..], &["HUP"][..], 129), (&[], &["INT"], 130), (&[], &["TERM"], 143), (nohup, &["HUP", "TERM"], 143)]
+    {
+        let directory = tempfile::tempdir_in(scene.path(".")).unwrap();
+        let to = format!("oci-archive:{}:1", directory.path().join("kong.tar").display());
+        let plain = capatch(["copy", &from, &to]);
+        let words: Vec<_> = wrapper.iter().map(std::ffi::OsStr::new).chain([plain.get_program()]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args(plain.get_args()).env_clear().env("CONTAINERS_REGISTRIES_CONF", "/dev/null");
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        while leftovers(directory.path()).is_empty() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        for signal in signals {
+            let id = child.id().to_string();
+            assert!(Command::new("/bin/kill").args(["-s", signal, &id]).status().unwrap().success());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        let run = Run::from(child.wait_with_output().unwrap());
+        assert_eq!(run.code, code, "{signals:?}: {run:?}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "{signals:?}");
+    }
 }

@@ -231,14 +231,26 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// Waits for a signal that asks us to stop. The destination tag moves in one last request, so it has moved or it has not.
 async fn stopped() -> Error {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
+    let received = |kind: SignalKind| async move {
+        match signal(kind) {
+            Ok(mut signal) => signal.recv().await,
+            Err(_) => None,
+        }
     };
+    let hangup = async { if is_hangup_ignored() { None } else { received(SignalKind::hangup()).await } };
     tokio::select! {
-        _ = interrupt.recv() => Error::new(Kind::Stopped(2), "interrupted"),
-        _ = terminate.recv() => Error::new(Kind::Stopped(15), "terminated"),
+        Some(()) = hangup => Error::new(Kind::Stopped(1), "the terminal was closed"),
+        Some(()) = received(SignalKind::interrupt()) => Error::new(Kind::Stopped(2), "interrupted"),
+        Some(()) = received(SignalKind::terminate()) => Error::new(Kind::Stopped(15), "terminated"),
+        else => std::future::pending().await,
     }
+}
+
+/// Whether we were started by nohup(1), which wants a closed terminal to stop nothing: proc_pid_status(5).
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Prints an error: a sentence, and the hint on a line of its own.
