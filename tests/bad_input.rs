@@ -950,6 +950,17 @@ fn a_stop_signal_keeps_what_has_arrived_of_large_blobs_and_nothing_else() {
 }
 
 #[test]
+fn what_stands_in_the_way_of_a_layout_is_named() {
+    let scene = Scene::new();
+    let source = scene.source(&Image::kong().build());
+    fs::write(scene.path("file"), "precious").unwrap();
+    for to in ["file:1", "file/below:1"] {
+        fails(7, &["/file is not a directory"], ["copy", &source, &scene.reference(to)]);
+    }
+    assert_eq!(fs::read_to_string(scene.path("file")).unwrap(), "precious");
+}
+
+#[test]
 fn an_empty_variable_is_none() {
     let image = format!("oci:{}/testdata/kong:3.9", env!("CARGO_MANIFEST_DIR"));
     let mut command = capatch(["inspect", "--no-layers", &image]);

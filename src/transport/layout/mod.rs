@@ -134,6 +134,11 @@ impl Layout {
             );
         }
         while !directory.exists() && directory.pop() {}
+        if !directory.is_dir() {
+            let message = format!("{} is not a directory", directory.display());
+            return Err(Error::new(Kind::DestinationRefused, message)
+                .hint("name a new directory or an existing layout; a file is written as oci-archive:FILE"));
+        }
         access(&directory, Access::WRITE_OK | Access::EXEC_OK).map_err(|e| {
             let kind = if e == rustix::io::Errno::ACCESS { Kind::Denied } else { Kind::Failed };
             Error::new(kind, format!("cannot write {}: {}", self.path.display(), io::Error::from(e)))
@@ -237,7 +242,7 @@ impl Layout {
             file.rewind()?;
             Ok(file)
         };
-        copy().map(Some).map_err(|e| Error::io("a temporary file", &e))
+        copy().map(Some).map_err(|e| Error::failed(format!("cannot write a temporary file: {e}")))
     }
 
     /// A manifest that is in the layout, though `index.json` does not name it.
