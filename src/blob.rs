@@ -147,7 +147,8 @@ impl SpoolWriter {
     pub fn new() -> Result<Self> {
         let directory = std::env::temp_dir();
         let file = tempfile::tempfile_in(&directory).map_err(|e| {
-            Error::io(format!("a temporary file in {}", directory.display()), &e)
+            // Whatever the reason, it is no image that was not found or denied.
+            Error::failed(format!("cannot write a temporary file in {}: {e}", directory.display()))
                 .hint("set TMPDIR to a directory with space")
         })?;
         Ok(SpoolWriter { file, size: 0 })

@@ -53,7 +53,12 @@ pub async fn resolve(place: &Place, reference: &Reference) -> Result<Root> {
     if let Some(found) = place.resolve(reference.target()).await.map_err(|e| e.context(reference))? {
         return Ok(found);
     }
-    let error = Error::not_found(format!("{reference} does not exist"));
+    let error = match reference {
+        Reference::Layout { path, target: None } | Reference::Archive { path, target: None, .. } if path.exists() => {
+            Error::not_found(format!("there is no image in {reference}"))
+        }
+        _ => Error::not_found(format!("{reference} does not exist")),
+    };
     if let Place::Registry(_) = place {
         return Err(error.hint("check the name and the tag; a private repository also looks like this without a login"));
     }

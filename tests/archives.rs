@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use capatch::oci::digest::Digest;
+use capatch::oci::digest::{Algorithm, Digest, Hasher};
 use common::cli::{Run, capatch, fails, json, ok, prove, run, start};
 use common::image::{Content, Image, Index, NGINX, Packing, Scene, hex, leftovers};
 use common::registry::{Ending, Registry, Reply};
@@ -356,4 +356,56 @@ fn a_run_that_is_told_to_stop_leaves_no_half_archive() {
         assert_eq!(run.code, code, "{signals:?}: {run:?}");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "{signals:?}");
     }
+}
+
+#[test]
+fn both_lists_of_images_agree_about_sha512() {
+    let scene = Scene::new();
+    let named = |bytes: &[u8], media_type: &str| {
+        let mut hasher = Hasher::new(Algorithm::Sha512);
+        hasher.update(bytes);
+        value!({"mediaType": media_type, "digest": hasher.finish().as_str(), "size": bytes.len()})
+    };
+    let layer = tar(&[file("a", "A")]);
+    let config = value!({"architecture": "amd64", "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [Digest::of(&layer).as_str()]}})
+    .to_string();
+    let manifest = value!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": named(config.as_bytes(), "application/vnd.oci.image.config.v1+json"),
+        "layers": [named(&layer, "application/vnd.oci.image.layer.v1.tar")]})
+    .to_string();
+    let root = named(manifest.as_bytes(), "application/vnd.oci.image.manifest.v1+json");
+    let index = value!({"schemaVersion": 2, "manifests": [root]}).to_string();
+    let blobs = scene.path("made/blobs/sha512");
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(scene.path("made/oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}").unwrap();
+    fs::write(scene.path("made/index.json"), index).unwrap();
+    for bytes in [manifest.as_bytes(), config.as_bytes(), &layer] {
+        let digest = named(bytes, "")["digest"].as_str().unwrap().to_owned();
+        fs::write(blobs.join(hex(&digest)), bytes).unwrap();
+    }
+    let ours = archive(&scene, "oci", "ours.tar");
+    ok(["copy", &scene.reference("made"), &format!("{ours}:kong:3.9")]);
+    assert_eq!(ok(["verify", &ours]).stderr, "");
+}
+
+#[test]
+fn an_archive_of_nothing_is_not_called_missing() {
+    let scene = Scene::new();
+    let marker = file("oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}");
+    let index = file("index.json", "{\"schemaVersion\":2,\"manifests\":[]}");
+    fs::write(scene.path("empty.tar"), tar(&[marker, index])).unwrap();
+    fails(3, &["there is no image in", "empty.tar"], ["inspect", &archive(&scene, "oci", "empty.tar")]);
+    fails(3, &["none.tar does not exist"], ["inspect", &archive(&scene, "oci", "none.tar")]);
+}
+
+#[test]
+fn a_missing_directory_for_temporary_files_is_no_missing_image() {
+    let bytes = tar(&[file("x", "X")]);
+    let mut reader = capatch(["inspect", "oci-archive:-"]);
+    reader.env("TMPDIR", "/does/not/exist").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = reader.spawn().unwrap();
+    let _ = child.stdin.take().unwrap().write_all(&bytes);
+    let run = Run::from(child.wait_with_output().unwrap()).failed(1, &["/does/not/exist"]);
+    assert_eq!(run.hint(), Some("set TMPDIR to a directory with space"));
 }

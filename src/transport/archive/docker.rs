@@ -181,8 +181,13 @@ impl Images {
         let config =
             members.read_small(image.config.as_bytes(), MAX_MANIFEST)?.ok_or_else(|| missing(&image.config))?;
         let digest = Digest::of(&config);
-        if digest_in(&image.config).is_some_and(|named| named != digest) {
-            return Err(Error::content(format!("{} has other content: it hashes to {digest}", show(&image.config))));
+        if let Some(named) = digest_in(&image.config) {
+            let mut hasher = Hasher::new(named.algorithm());
+            hasher.update(&config);
+            let found = hasher.finish();
+            if found != named {
+                return Err(Error::content(format!("{} has other content: it hashes to {found}", show(&image.config))));
+            }
         }
         let parsed = ImageConfig::parse(&config).map_err(|e| e.context(show(&image.config)))?;
         parsed.check_layers(image.layers.len()).map_err(|e| e.context(show(&image.config)))?;
@@ -232,7 +237,7 @@ pub(super) fn digest_in(name: &str) -> Option<Digest> {
     let base = name.rsplit('/').next().unwrap_or(name);
     let base = base.strip_prefix("sha256:").unwrap_or(base);
     let hex = base.split('.').next().unwrap_or(base);
-    format!("sha256:{hex}").parse().ok()
+    ["sha256", "sha512"].iter().find_map(|algorithm| format!("{algorithm}:{hex}").parse().ok())
 }
 
 type Wanted<'a> = (&'a str, Member, Digest);
@@ -310,7 +315,8 @@ fn convert(members: &Members, member: Member, name: &str, algorithm: Algorithm) 
         return Ok(Layer { descriptor, diff_id, blob: Blob::Spool(written.inner.finish()) });
     }
     let digest = raw.hasher.finish();
-    if digest_in(name).is_some_and(|named| named != digest && named != diff_id) {
+    let named = digest_in(name).filter(|named| named.algorithm() == digest.algorithm());
+    if named.is_some_and(|named| named != digest && named != diff_id) {
         return Err(Error::content(format!("the layer has other content: it hashes to {digest}")));
     }
     let media_type = if compression == Compression::Zstd { DOCKER_LAYER_ZSTD } else { DOCKER_LAYER_GZIP };

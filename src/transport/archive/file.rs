@@ -21,7 +21,7 @@ use crate::transport::durable::{publish, remove_garbage, temporary};
 /// Bytes that an archive may have once it is decompressed: several times the largest image that we know of.
 const MAX_UNPACKED: u64 = 256 << 30;
 /// KiB of memory for an xz dictionary; `xz -9` needs 64 MiB.
-const MAX_XZ_MEMORY: u32 = 256 << 10;
+const MAX_XZ_MEMORY: u32 = 80 << 10;
 const XZ: &[u8] = b"\xfd7zXZ\0";
 const HEAD: usize = 512;
 
@@ -157,6 +157,13 @@ fn spool(mut reader: impl Read, format: &str, place: &str) -> Result<Spool> {
             Ok(read) => read,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) if e.get_ref().is_some_and(|inner| inner.is::<Error>()) => return Err(from_io(place, &e)),
+            Err(e) if e.kind() == io::ErrorKind::OutOfMemory => {
+                let limit = MAX_XZ_MEMORY >> 10;
+                return Err(Error::content(format!(
+                    "the {format} data takes more than {limit} MiB of memory to unpack"
+                ))
+                .hint("unpack it with its own tool first"));
+            }
             Err(e) => return Err(Error::content(format!("the {format} data is damaged or cut off: {e}"))),
         };
         total += read as u64;

@@ -11,10 +11,9 @@ use crate::archive::path::{self, MAX_LINKS, MAX_PATH, Step};
 use crate::blob::Spool;
 use crate::error::{Error, Result};
 
-/// Members of one archive (faults.md F16).
-const MAX_MEMBERS: usize = 1_000_000;
-/// Bytes that all names and link targets may have together.
-const MAX_NAMES: usize = 96 << 20;
+/// Members of one archive (faults.md F16), and bytes that all names and link targets may have together: 50 MiB of memory.
+const MAX_MEMBERS: usize = 200_000;
+const MAX_NAMES: usize = 24 << 20;
 /// Bytes that are read for a header; the body behind it is skipped.
 const BUFFER: usize = 8 << 10;
 
@@ -199,6 +198,18 @@ mod tests {
         }
         assert!(members.read_small(b"a", 0).is_err(), "larger than its limit");
         assert_eq!(members.directory_with("layer.tar").as_deref().map(|d| d.starts_with("layers/")), Some(true));
+    }
+
+    #[test]
+    fn names_take_little_memory() {
+        let mut members = Vec::new();
+        for number in 0..8000 {
+            let path = [&[b'a'; 4000][..], number.to_string().as_bytes()].concat();
+            members.push(pax(&[(b"path", &path)]));
+            members.push(file("short", b""));
+        }
+        let error = index(&tar(&members)).err().unwrap();
+        assert!(error.to_string().contains("bytes of names"), "{error}");
     }
 
     #[test]

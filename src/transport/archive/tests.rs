@@ -301,6 +301,18 @@ async fn images_of_docker_and_flat_ones_are_kept() {
     assert_eq!(member(&scene.path("a.tar"), "manifest.json").unwrap().as_array().unwrap().len(), 3);
 }
 
+#[test]
+fn xz_that_takes_much_memory_is_refused() {
+    // 1 KiB of zeros; xz --lzma2=preset=0,dict=96MiB.
+    let xz =
+        b"\xfd\x37\x7a\x58\x5a\x00\x00\x04\xe6\xd6\xb4\x46\x02\x00\x21\x01\x1d\x00\x00\x00\x75\xa8\xe4\x74\xe0\x03\
+        \xff\x00\x0b\x5d\x00\x00\x6f\xfd\xff\xff\xa3\xb7\x7f\x46\x32\x00\x00\x00\x0c\x27\x69\x20\x97\x63\x78\xc3\
+        \x00\x01\x27\x80\x08\x00\x00\x00\x2e\x79\xae\xad\xb1\xc4\x67\xfb\x02\x00\x00\x00\x00\x04\x59\x5a";
+    let error = Scene::new().archive(xz).resolve(None).unwrap_err();
+    assert_eq!(error.kind(), Kind::Content);
+    assert!(error.to_string().contains("more than 80 MiB of memory"), "{error}");
+}
+
 #[tokio::test]
 async fn names_too_long_for_a_header_are_read_by_others_too() {
     let scene = Scene::new();

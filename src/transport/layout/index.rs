@@ -138,8 +138,10 @@ pub(in crate::transport) fn is_referrer(entry: &Descriptor) -> bool {
 /// How the user can choose one of `many`: `place:NAME`, or `place@DIGEST` where a name says too little.
 pub(in crate::transport) fn choices(place: &str, many: &[Descriptor]) -> String {
     let choice = |entry: &Descriptor| {
-        let alone = |name: &String| many.iter().filter(|other| name_of(other).as_ref() == Some(name)).count() == 1;
-        match name_of(entry).filter(alone) {
+        let names = |entry: &Descriptor| [name_of(entry), annotation(entry, CONTAINERD_NAME)];
+        let alone =
+            |name: &String| many.iter().filter(|other| names(other).iter().flatten().any(|n| n == name)).count() == 1;
+        match names(entry).into_iter().flatten().find(alone) {
             Some(name) => format!("{place}:{name}"),
             None => format!("{place}@{}", entry.digest),
         }
