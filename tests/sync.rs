@@ -361,6 +361,23 @@ fn one_bad_image_does_not_stop_the_others() {
 }
 
 #[test]
+fn a_source_that_is_not_there_or_damaged_is_not_an_empty_one() {
+    let mirror = Mirror::new();
+    fs::create_dir(mirror.scene.path("damaged")).unwrap();
+    fs::write(mirror.scene.path("damaged/oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    fs::write(mirror.scene.path("damaged/index.json"), "{").unwrap();
+    for (source, why) in [
+        ("oci:DIR/absent", "absent holds no OCI layout"),
+        ("oci-archive:DIR/absent.tar", "absent.tar does not exist"),
+        ("oci:DIR/damaged", "index.json: malformed JSON"),
+    ] {
+        let images = format!("  - {{source: '{source}', destination: DST/x, tags: {{newest: 1}}}}");
+        let said = mirror.sync(&images, []);
+        assert!(said.code == 1 && said.stdout.contains(why), "{said:#?}");
+    }
+}
+
+#[test]
 fn fail_fast_begins_nothing_more() {
     let mirror = Mirror::with(&["1.0.0", "1.0.1", "1.0.2"]);
     mirror.source.forget_blob("kong", &version("1.0.0").layer(3));

@@ -129,11 +129,12 @@ impl Place {
         Ok(Some(Root { descriptor, bytes, document }))
     }
 
-    /// The names of the images here, for people; none for a registry, which could have any number of them.
+    /// The names of the images here; none for a registry, which could have any number of them. An error if there is no such
+    /// layout or archive.
     pub async fn names(&self) -> Result<Vec<String>> {
         match self {
             Place::Registry(_) => Ok(Vec::new()),
-            Place::Layout(layout) => Ok(layout.tags()),
+            Place::Layout(layout) => layout.tags(),
             Place::Archive(archive) => archive.list().await,
             Place::Containerd(containerd, _) => containerd.names().await,
         }

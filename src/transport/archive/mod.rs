@@ -139,9 +139,9 @@ impl Archive {
         blocking(move || archive.names()).await
     }
 
-    /// The names of the images in the archive, for hints and to copy them all.
+    /// The names of the images in the archive, for hints and to copy them all. [`Kind::NotFound`] if there is no such file.
     pub fn names(&self) -> Result<Vec<String>> {
-        let Some(opened) = self.opened()? else { return Ok(Vec::new()) };
+        let opened = self.opened()?.ok_or_else(|| Error::not_found(format!("{} does not exist", self.show())))?;
         match &opened.images {
             Images::Oci(index) => oci::names(index, self.0.format).map_err(|e| e.context(self.show())),
             Images::Docker(images) => Ok(images.names()),

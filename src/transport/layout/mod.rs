@@ -68,10 +68,14 @@ impl Layout {
         Ok(Some((descriptor, bytes)))
     }
 
-    /// The tags that `index.json` names, for a hint.
-    pub fn tags(&self) -> Vec<String> {
-        let bytes = self.index_bytes().ok().flatten();
-        index::names(&bytes.and_then(|bytes| index::entries(&bytes).ok()).unwrap_or_default())
+    /// The tags that `index.json` names. [`Kind::NotFound`] if there is no layout.
+    ///
+    /// [`Kind::NotFound`]: crate::error::Kind::NotFound
+    pub fn tags(&self) -> Result<Vec<String>> {
+        let bytes = if self.exists()? { self.index_bytes()? } else { None };
+        let bytes = bytes.ok_or_else(|| Error::not_found(format!("{} holds no OCI layout", self.path.display())))?;
+        let entries = index::entries(&bytes).map_err(|e| e.context(self.path.join(INDEX).display()))?;
+        Ok(index::names(&entries))
     }
 
     /// Opens a blob. It was not hashed: the reader's user does that.
@@ -315,7 +319,7 @@ mod tests {
         assert_eq!(get("a"), Some(Digest::of(b"3")));
         assert_eq!(get("b"), Some(Digest::of(b"2")));
         assert_eq!(get("c"), None);
-        assert_eq!(layout.tags(), ["a", "b"]);
+        assert_eq!(layout.tags().unwrap(), ["a", "b"]);
         assert!(layout.resolve(None).is_err(), "two images and no tag");
     }
 
@@ -328,7 +332,7 @@ mod tests {
                 scope.spawn(move || (0..5).for_each(|i| layout.tag(&format!("{writer}-{i}"), &image(b"x")).unwrap()));
             }
         });
-        assert_eq!(layout.tags().len(), 40);
+        assert_eq!(layout.tags().unwrap().len(), 40);
     }
 
     #[test]
