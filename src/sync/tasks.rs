@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::select::Filter;
 use super::shard::Shard;
 use super::spec::{Image, Spec, Tags};
 use super::template::Fields;
@@ -82,6 +83,7 @@ pub fn tasks<'a>(spec: &'a Spec, listings: &Listings) -> Result<(Vec<Task<'a>>, 
         }
     }
     refuse_conflicts(&tasks)?;
+    refuse_growth(spec, &tasks)?;
     Ok((tasks, hopeless))
 }
 
@@ -180,6 +182,29 @@ fn refuse_conflicts(tasks: &[Task]) -> Result<()> {
             return Err(Error::usage(message)
                 .context(&task.image.place)
                 .hint("images of one file do not build on each other; give both the same source"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a tag that passes a filter of the repository it is written to: the next run would take it for a source.
+fn refuse_growth(spec: &Spec, tasks: &[Task]) -> Result<()> {
+    let mut filters: HashMap<String, Vec<(&Image, &Filter)>> = HashMap::new();
+    for image in &spec.images {
+        if let Tags::Filtered(filter) = &image.tags {
+            filters.entry(identity(&image.source)).or_default().push((image, filter));
+        }
+    }
+    for task in tasks {
+        let Some(Target::Tag(tag)) = task.destination.target() else { continue };
+        let readers = filters.get(&identity(&task.destination.with_target(None))).into_iter().flatten();
+        for (image, filter) in readers.filter(|_| identity(&task.source) != identity(&task.destination)) {
+            if !filter.select(std::slice::from_ref(tag)).is_empty() {
+                let message = format!("{} is written by {}, and passes this filter", task.destination, task.image.place);
+                return Err(Error::usage(message)
+                    .context(&image.place)
+                    .hint("the next run would read it too; regex: {deny: […]} keeps it out"));
+            }
         }
     }
     Ok(())
@@ -296,6 +321,31 @@ mod tests {
             let (tasks, hopeless) = work(&images, &[("r.io/a", &["latest", "3"][..])]).unwrap();
             assert_eq!(tasks, ["r.io/good:1 > s.io/good:1"], "{images}");
             assert!(hopeless.len() == 1 && hopeless[0].contains(why), "{why} in {hopeless:?}");
+        }
+    }
+
+    #[test]
+    fn no_filter_takes_what_is_written_for_a_source_in_the_next_run() {
+        let listed = &[("r.io/a", &["1", "1.0.0"][..]), ("s.io/x", &[])];
+        for (images, why) in [
+            (
+                "- {source: r.io/a, destination: r.io/a, tags: {regex: {allow: ['1.*']}}, tag-template: '{{ .Tag }}-x'}",
+                "f:3:3: r.io/a:1-x is written by f:3:3, and passes this filter",
+            ),
+            (
+                "- {source: r.io/a:1, destination: s.io/x}\n- {source: s.io/x, destination: s.io/y, tags: {regex: {}}}",
+                "f:4:3: s.io/x:1 is written by f:3:3, and passes",
+            ),
+        ] {
+            let error = work(images, listed).unwrap_err();
+            assert!(error.to_string().contains(why), "{why} in {error}");
+        }
+        for fine in [
+            "- {source: r.io/a, destination: r.io/a, tags: {regex: {allow: ['1.*']}}, patch: true}",
+            "- {source: r.io/a, destination: r.io/a, tags: {newest: 9}, tag-template: '{{ .Tag }}-x'}",
+            "- {source: r.io/a, destination: r.io/a, tags: {regex: {deny: ['.*-x']}}, tag-template: '{{ .Tag }}-x'}",
+        ] {
+            assert!(work(fine, listed).is_ok(), "{fine}");
         }
     }
 
