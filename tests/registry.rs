@@ -1008,7 +1008,12 @@ async fn blobs_that_the_registry_forgot() {
     // Replicas that lag (faults.md E18).
     registry.put_blob("b", b"config");
     registry.fault_times(2, |r| r.method == "PUT", |_| Reply::error(404, "MANIFEST_BLOB_UNKNOWN"));
-    assert!(matches!(repository.push_manifest(&tag("1"), OCI_MANIFEST, bytes).await, Ok(Stored::Stored)));
+    assert!(matches!(repository.push_manifest(&tag("1"), OCI_MANIFEST, bytes.clone()).await, Ok(Stored::Stored)));
+    // What distribution 2 says while another client stores the same.
+    registry.fault_times(2, |r| r.method == "PUT", |_| Reply::error(400, "DIGEST_INVALID"));
+    assert!(matches!(repository.push_manifest(&tag("2"), OCI_MANIFEST, bytes.clone()).await, Ok(Stored::Stored)));
+    registry.fault_times(3, |r| r.method == "PUT", |_| Reply::error(400, "DIGEST_INVALID"));
+    assert!(repository.push_manifest(&tag("3"), OCI_MANIFEST, bytes).await.is_err());
 }
 
 #[tokio::test]

@@ -200,7 +200,8 @@ fn refuse_growth(spec: &Spec, tasks: &[Task]) -> Result<()> {
         let readers = filters.get(&identity(&task.destination.with_target(None))).into_iter().flatten();
         for (image, filter) in readers.filter(|_| identity(&task.source) != identity(&task.destination)) {
             if !filter.select(std::slice::from_ref(tag)).is_empty() {
-                let message = format!("{} is written by {}, and passes this filter", task.destination, task.image.place);
+                let message =
+                    format!("{} is written by {}, and passes this filter", task.destination, task.image.place);
                 return Err(Error::usage(message)
                     .context(&image.place)
                     .hint("the next run would read it too; regex: {deny: […]} keeps it out"));

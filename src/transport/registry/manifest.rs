@@ -84,11 +84,13 @@ pub(super) async fn push(repository: &Endpoint, target: &Target, media_type: &st
             Outcome::Lost(error) => return Err(error.context(what)),
         };
         let unknown = matches!(refusal.code.as_str(), "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN" | "MANIFEST_UNKNOWN");
-        if !unknown {
+        // distribution 2 cannot read a link that another client writes at this moment, and says this.
+        let torn = refusal.code == "DIGEST_INVALID";
+        failures += 1;
+        if !(unknown || torn) || (torn && failures >= 3) {
             return refused(repository, target, &bytes, refusal).await;
         }
         // Replicas may lag (faults.md E18).
-        failures += 1;
         if failures >= 3 {
             return Ok(Stored::BlobUnknown(refusal.into_error(&what)));
         }
