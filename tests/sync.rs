@@ -508,8 +508,10 @@ fn a_job_and_a_schema_are_printed_without_any_request() {
         assert!(job.stdout.contains(words), "{words} in {}", job.stdout);
     }
     run(["sync", &file, "--kubernetes-job", "--image", "r.io/capatch:1"]).failed(2, &["--shards"]);
-    run(["sync", &file, "--kubernetes-job", "--image", "r.io/c:1", "--shards", "5", "--auth-file", &file])
-        .failed(2, &["no files of this machine"]);
+    for option in ["--ca-file", "--cert-dir", "--auth-file", "--registries-conf", "--hosts-dir"] {
+        run(["sync", &file, "--kubernetes-job", "--image", "r.io/c:1", "--shards", "5", option, &file])
+            .failed(2, &["no files of this machine"]);
+    }
     let schema: Value = serde_json::from_str(&ok(["sync", "--schema"]).stdout).unwrap();
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     run(["sync"]).failed(2, &["FILE"]);

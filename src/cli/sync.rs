@@ -149,9 +149,11 @@ fn read(file: &PathBuf) -> Result<String> {
 }
 
 fn job(arguments: &Arguments, common: &Common, text: &str, spec: &Spec) -> Result<String> {
-    if common.ca_file.is_some() || common.cert_dir.is_some() || common.auth_file.is_some() {
-        return Err(Error::usage("the pods have no files of this machine")
-            .hint("edit the printed Job, or leave --ca-file, --cert-dir and --auth-file out"));
+    let files = [&common.ca_file, &common.cert_dir, &common.auth_file, &common.registries_conf, &common.hosts_dir];
+    if files.into_iter().any(Option::is_some) {
+        return Err(Error::usage("the pods have no files of this machine").hint(
+            "leave --ca-file, --cert-dir, --auth-file, --registries-conf and --hosts-dir out, or edit the printed Job",
+        ));
     }
     let (Some(image), Some(shards)) = (&arguments.image, arguments.shards) else {
         return Err(Error::usage("--kubernetes-job needs --image and --shards"));

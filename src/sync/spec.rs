@@ -65,13 +65,15 @@ pub enum Tags {
 
 /// The options of `capatch patch`.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, expecting = "true, false or a mapping")]
 pub struct Patch {
     #[serde(deserialize_with = "profile")]
     profile: &'static Profile,
+    #[serde(deserialize_with = "yaml::some")]
     cap: Option<Text<FileCapabilities>>,
     replace_caps: bool,
     files: Vec<String>,
+    #[serde(deserialize_with = "yaml::some")]
     expose: Option<Vec<Text<Port>>>,
     unexpose: Vec<Text<Port>>,
     listen: SwitchOr<String>,
@@ -141,10 +143,15 @@ struct File {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct Defaults {
+    #[serde(deserialize_with = "yaml::some")]
     tag_template: Option<Text<Template>>,
+    #[serde(deserialize_with = "yaml::some")]
     platforms: Option<Vec<Text<Platform>>>,
+    #[serde(deserialize_with = "yaml::some")]
     referrers: Option<bool>,
+    #[serde(deserialize_with = "yaml::some")]
     force: Option<bool>,
+    #[serde(deserialize_with = "yaml::some")]
     patch: Option<SwitchOr<Patch>>,
 }
 
@@ -153,21 +160,30 @@ struct Defaults {
 struct Entry {
     source: Text<Reference>,
     destination: OneOrMany<Text<Reference>>,
+    #[serde(default, deserialize_with = "yaml::some")]
     tags: Option<ListOr<Text<NamedTag>, Selection>>,
+    #[serde(default, deserialize_with = "yaml::some")]
     tag_template: Option<Text<Template>>,
+    #[serde(default, deserialize_with = "yaml::some")]
     platforms: Option<Vec<Text<Platform>>>,
+    #[serde(default, deserialize_with = "yaml::some")]
     referrers: Option<bool>,
+    #[serde(default, deserialize_with = "yaml::some")]
     force: Option<bool>,
+    #[serde(default, deserialize_with = "yaml::some")]
     patch: Option<SwitchOr<Patch>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Selection {
+    #[serde(default, deserialize_with = "yaml::some")]
     regex: Option<AllowDeny>,
+    #[serde(default, deserialize_with = "yaml::some")]
     semver: Option<Text<Range>>,
     #[serde(default)]
     prerelease: bool,
+    #[serde(default, deserialize_with = "yaml::some")]
     newest: Option<Text<Count>>,
 }
 

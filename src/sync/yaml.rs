@@ -12,6 +12,15 @@ use serde_saphyr::{Location, MessageFormatter, UserMessageFormatter};
 
 use crate::error::{Error, Result};
 
+/// What the YAML reader says, and what people say.
+const WORDS: [(&str, &str); 5] = [
+    ("expected string scalar", "expected text"),
+    ("expected sequence start", "expected a list"),
+    ("expected mapping start", "expected a mapping"),
+    ("invalid type: unit value", "nothing stands here"),
+    ("unexpected end of file", "the file ends here, or is empty"),
+];
+
 /// Separates an error's sentence from its hint on the way through the YAML reader.
 const HINT: char = '\u{0}';
 
@@ -109,6 +118,11 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for SwitchOr<T> {
     }
 }
 
+/// A value that may be left out, and is not null: `patch:` with nothing behind it is a mistake, and not a copy.
+pub(super) fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
 /// An error of ours as one of the YAML reader, which knows where it happened.
 pub(super) fn custom<E: de::Error>(error: Error) -> E {
     match error.hint_text() {
@@ -123,6 +137,7 @@ pub(super) fn read<T: DeserializeOwned>(text: &str, name: &str) -> Result<T> {
     let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let message = UserMessageFormatter.format_message(error.without_snippet()).into_owned();
+        let message = WORDS.iter().fold(message, |message, (theirs, ours)| message.replace(theirs, ours));
         let place = error.location().map_or_else(|| name.to_owned(), |location| place(name, location));
         match message.split_once(HINT) {
             Some((message, hint)) => Error::usage(message).hint(hint).context(place),

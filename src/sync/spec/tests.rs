@@ -57,7 +57,7 @@ fn good_documents_are_read() {
 #[test]
 fn mistakes_are_named_with_their_line_and_refused_by_the_schema_too() {
     for (document, words) in [
-        (String::new(), "end of file"),
+        (String::new(), "the file ends here"),
         ("version: 1".to_owned(), "images"),
         ("version: 1\nimages: []".to_owned(), "no images"),
         ("images: [{source: 'a:1', destination: b}]".to_owned(), "version"),
@@ -85,9 +85,15 @@ fn mistakes_are_named_with_their_line_and_refused_by_the_schema_too() {
         (with("tags: {newest: many}"), "'many' is no number"),
         (with("tags: [a]\ntag-template: ''"), "empty tag template"),
         (with("tags: [a]\nplatforms: [linux]"), ":6:17: 'linux' is not a platform"),
-        (with("tags: [a]\nplatforms: linux/amd64"), ":6:16: expected sequence"),
+        (with("tags: [a]\nplatforms: linux/amd64"), ":6:16: expected a list"),
         (with("tags: [a]\nreferrers: maybe"), "true or false"),
-        (with("tags: [a]\npatch: yes"), "patch"),
+        (with("tags: [a]\npatch: yes"), "expected true, false or a mapping"),
+        (with("tags: [a]\npatch:"), ":6:1: nothing stands here"),
+        (with("tags: [a]\npatch: {cap: null}"), ":6:"),
+        (with("tags:"), ":5:"),
+        (with("tags: {newest: null}"), ":5:"),
+        (with("tags: [a]\nplatforms: ~"), ":6:"),
+        (with("tags: [a]\nreferrers:"), ":6:"),
         (with("tags: [a]\npatch: {capability: x}"), "unknown field `capability`"),
         (with("tags: [a]\npatch: {profile: apache}"), "no profile"),
         (with("tags: [a]\npatch: {files: [nginx]}"), "no absolute path"),
@@ -95,7 +101,7 @@ fn mistakes_are_named_with_their_line_and_refused_by_the_schema_too() {
         (with("tags: [a]\npatch: {env: {'A=B': c}}"), "no name of an environment variable"),
         (with("tags: [a]\npatch: {env: {A: null}}"), "null"),
         (with("tags: [a]\npatch: {labels: {dev.capatch.patch: x}}"), "written by capatch itself"),
-        (with("tags: [a]\npatch: {labels: {a: [b]}}"), ":6:25: expected string"),
+        (with("tags: [a]\npatch: {labels: {a: [b]}}"), ":6:25: expected text"),
     ] {
         refused(&document, words);
         assert!(!schema_accepts(&document), "{document}");
