@@ -88,7 +88,7 @@ fn mistakes_are_named_with_their_line_and_refused_by_the_schema_too() {
         (with("tags: [a]\nplatforms: linux/amd64"), ":6:16: expected a list"),
         (with("tags: [a]\nreferrers: maybe"), "true or false"),
         (with("tags: [a]\npatch: yes"), "expected true, false or a mapping"),
-        (with("tags: [a]\npatch:"), ":6:1: nothing stands here"),
+        (with("tags: [a]\npatch:"), ":6:5: nothing stands here"),
         (with("tags: [a]\npatch: {cap: null}"), ":6:"),
         (with("tags:"), ":5:"),
         (with("tags: {newest: null}"), ":5:"),
