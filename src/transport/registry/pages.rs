@@ -22,6 +22,8 @@ use crate::oci::reference::{Target, is_tag};
 
 const PAGES: usize = 1000;
 const PAGE_LIMIT: usize = 4 << 20;
+/// Bytes of all pages together; a list of half a million tags.
+const LIST_LIMIT: usize = 16 << 20;
 
 /// All tags, in the registry's order. What cannot be a tag is left out: some registries list digests too.
 pub(super) async fn tags(repository: &Endpoint) -> Result<Vec<String>> {
@@ -96,9 +98,10 @@ async fn walk(
     let shared = &repository.client.0;
     let scopes = repository.scopes();
     let mut seen = HashSet::new();
+    let mut total = 0;
     while seen.insert(request.url.clone()) {
-        if seen.len() > PAGES {
-            return Err(Error::content(format!("{what}: more than {PAGES} pages")));
+        if seen.len() > PAGES || total > LIST_LIMIT {
+            return Err(Error::content(format!("{what}: more than {PAGES} pages, or {LIST_LIMIT} bytes")));
         }
         let access = repository.access(&scopes);
         let (headers, body) = match http::fetch_small(shared, Some(&access), &request, PAGE_LIMIT, what).await? {
@@ -106,6 +109,7 @@ async fn walk(
             Outcome::Refused(refusal) => return Ok(Some(refusal)),
             Outcome::Lost(error) => return Err(error.context(what)),
         };
+        total += body.len();
         if !page(&headers, &body)? {
             return Ok(None);
         }
