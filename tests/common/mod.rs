@@ -1,8 +1,10 @@
 //! What integration tests share.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+pub mod attacker;
 pub mod cli;
 pub mod elf;
 pub mod image;
 pub mod registry;
+pub mod script;
 pub mod tar;
