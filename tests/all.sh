@@ -10,7 +10,7 @@ NEEDED=(
     mmdebstrap:mmdebstrap gpgv:gpgv /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
     docker-registry:docker-registry skopeo:skopeo umoci:umoci containerd:containerd ctr:containerd runc:runc
     dockerd:docker.io docker:docker.io podman:podman
-    getcap:libcap2-bin curl:curl jq:jq ip:iproute2 gcc:build-essential
+    getcap:libcap2-bin curl:curl jq:jq ip:iproute2 gcc:build-essential strace:strace
 )
 become_root tests/all.sh "${NEEDED[*]#*:}"
 

@@ -117,6 +117,14 @@ fn what_is_there_is_not_sent_and_what_is_near_is_mounted() {
 }
 
 #[test]
+fn nothing_is_mounted_from_another_registry() {
+    let (from, to) = (Registry::start(), Registry::start());
+    Image::kong().build().push(&from, "kong", "1");
+    ok(["copy", &host(&from, "kong:1"), &host(&to, "mirror/kong:1")]);
+    assert!(to.log().iter().all(|r| r.query("mount").is_none() && r.query("from").is_none()));
+}
+
+#[test]
 fn the_tag_moves_last_and_once() {
     let (from, to) = (Registry::start(), Registry::start());
     let zoo = zoo();

@@ -6,6 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use capatch::error::{Error, Kind, Result};
 use capatch::oci::descriptor::Descriptor;
 use capatch::oci::digest::Digest;
@@ -25,6 +26,7 @@ fn repository(script: &Script) -> Repository {
         hosts_dir: Some("/dev/null".into()),
         retry_base: Duration::from_millis(1),
         stall: Duration::from_millis(300),
+        chunk: 4,
         ..Options::default()
     };
     let name = reference::Repository { registry: script.host(), path: "a".into() };
@@ -185,6 +187,37 @@ async fn parts_that_are_not_what_was_asked_for_are_begun_again() {
         });
         assert_eq!(blob(&script).await.unwrap(), BLOB.as_bytes(), "{part}");
         assert!(!script.finish()[2].contains("range:"), "{part}");
+    }
+}
+
+// E9
+#[tokio::test]
+async fn a_piece_that_was_taken_in_part_is_continued() {
+    let digest = Digest::of(BLOB.as_bytes());
+    let script = Script::start(|_| {
+        let answer =
+            |status: u16, header: &str| format!("HTTP/1.1 {status} X\r\n{header}\r\ncontent-length: 0\r\n\r\n");
+        let patch =
+            |status, reached: u8| step("PATCH /u/2", &answer(status, &format!("range: 0-{reached}")), Then::Ends);
+        vec![
+            step("POST /v2/a/blobs/uploads/", &answer(202, "location: /u/1"), Then::Ends),
+            step(&format!("PUT /u/1?digest={digest}"), &answer(413, "x: y"), Then::Ends),
+            step("DELETE /u/1", &answer(405, "x: y"), Then::Ends),
+            step("POST /v2/a/blobs/uploads/", &answer(202, "location: /u/2"), Then::Ends),
+            patch(202, 1),
+            patch(202, 3),
+            patch(416, 5),
+            patch(202, 7),
+            patch(202, 9),
+            step(&format!("PUT /u/2?digest={digest}"), &answer(201, "x: y"), Then::Ends),
+        ]
+    });
+    let descriptor = Descriptor::new("x", digest, BLOB.len() as u64).unwrap();
+    let pushed = repository(&script).push_blob(&descriptor, &Bytes::from_static(BLOB.as_bytes()).into(), None).await;
+    let heads = script.finish();
+    pushed.unwrap();
+    for (head, range) in heads[4..].iter().zip(["0-3", "2-3", "4-7", "6-7", "8-9"]) {
+        assert!(head.contains(&format!("content-range: {range}\r\n")), "{range} in {head}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! A registry that says what a script says, byte by byte and in its order. Any other request fails the test.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -79,6 +79,9 @@ fn play(mut stream: TcpStream, state: &Mutex<State>) {
             return;
         }
     }
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    // An answer to somebody who still sends might never arrive.
+    let _ = std::io::copy(&mut reader.take(length.unwrap_or(0)), &mut std::io::sink());
     let request = head.split(" HTTP/").next().unwrap_or_default().to_owned();
     let step = {
         let mut state = state.lock().unwrap();
@@ -93,6 +96,8 @@ fn play(mut stream: TcpStream, state: &Mutex<State>) {
         }
     };
     let Step(_, answer, then) = step;
+    // Each step has a connection of its own.
+    let answer = answer.replacen("\r\n", "\r\nconnection: close\r\n", 1);
     let _ = stream.write_all(answer.as_bytes());
     match then {
         Then::Ends => {}

@@ -248,7 +248,7 @@ pub(super) async fn reach(shared: &Shared, home: &Origin) -> Reach {
 }
 
 /// Sends once, through redirects. The inner error is for another attempt to mend.
-async fn follow(
+pub(super) async fn follow(
     shared: &Shared,
     home: &Origin,
     settings: &Settings,

@@ -290,4 +290,16 @@ mod tests {
         let lost = explain(client.get("http://localhost:9/").send().await.unwrap_err(), "localhost:9");
         assert!(lost.hopeless && lost.error.to_string().contains("private address"), "{}", lost.error);
     }
+
+    #[tokio::test]
+    async fn a_public_registry_sends_nobody_to_a_private_address() {
+        let shared = crate::transport::registry::Client::new(Options::default()).unwrap().0;
+        let home = Origin::of(&url::Url::parse("http://registry.test/").unwrap()).unwrap();
+        lock(&shared.reaches).insert(home.clone(), Reach::Public);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = format!("http://localhost:{}/", listener.local_addr().unwrap().port());
+        let request = super::super::http::Request::new(reqwest::Method::GET, url::Url::parse(&there).unwrap());
+        let answer = super::super::http::follow(&shared, &home, &Default::default(), &request, None).await;
+        assert!(answer.err().unwrap().to_string().contains("private address"));
+    }
 }

@@ -1,0 +1,114 @@
+//! Runs that are killed, or that the disk fails, at each step of writing a layout: strace injects it. The rows are those of
+//! `faults.md`.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use capatch::oci::digest::Digest;
+use common::cli::ok;
+use common::image::{Image, Scene, leftovers};
+
+/// What changes files, in whatever form the machine has it.
+const STEPS: [&str; 4] = ["?rename,?renameat,?renameat2", "fsync", "ftruncate", "?mkdir,?mkdirat"];
+
+/// Copies `src:3.9` to `dst:new` under strace.
+fn copy_traced(scene: &Scene, options: &[&str]) -> Output {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-y", "-s", "4096", "-o"]).arg(scene.path("trace")).args(options);
+    command.arg(env!("CARGO_BIN_EXE_capatch")).args(["copy", &scene.reference("src:3.9"), &scene.reference("dst:new")]);
+    command.env_clear().env("PATH", "/usr/bin:/bin").output().unwrap()
+}
+
+/// A source, and a destination that has the tag `precious`.
+fn scene() -> Scene {
+    let scene = Scene::new();
+    scene.source(&Image::kong().build());
+    Image::kong_arm64().build().write(&scene.path("dst"), "precious");
+    scene
+}
+
+/// No blob is anything but what its name says.
+#[track_caller]
+fn blobs_are_right(layout: &Path) {
+    for blob in fs::read_dir(layout.join("blobs/sha256")).unwrap() {
+        let path = blob.unwrap().path();
+        assert_eq!(Digest::of(&fs::read(&path).unwrap()).hex(), path.file_name().unwrap().to_str().unwrap());
+    }
+}
+
+// F1, F2
+#[test]
+fn killed_at_any_step_a_layout_is_what_it_was_or_what_it_was_to_be() {
+    for step in STEPS {
+        // strace counts for each thread, and threads come and go: so many are more than enough.
+        let mut killed = 0;
+        for at in 1..=6 {
+            let scene = scene();
+            let before = fs::read(scene.path("dst/index.json")).unwrap();
+            let ended = copy_traced(&scene, &["-e", &format!("inject={step}:signal=KILL:when={at}")]);
+            blobs_are_right(&scene.path("dst"));
+            let after = fs::read_to_string(scene.path("dst/index.json")).unwrap();
+            // A whole index, and if it names the image, then all of that is there.
+            if after.as_bytes() != before {
+                serde_json::from_str::<serde_json::Value>(&after).unwrap();
+                ok(["verify", &scene.reference("dst:new")]);
+            }
+            if ended.status.success() {
+                break;
+            }
+            killed += 1;
+            ok(["copy", &scene.reference("src:3.9"), &scene.reference("dst:new")]);
+            ok(["verify", &scene.reference("dst:new")]);
+            ok(["verify", &scene.reference("dst:precious")]);
+        }
+        assert!(killed > 0, "{step}: nothing was injected");
+    }
+}
+
+// F11
+#[test]
+fn a_disk_that_fails_at_any_step_leaves_the_index_as_it_was() {
+    for (step, error, words) in
+        [(STEPS[0], "ENOSPC", "o space left"), (STEPS[1], "EIO", "nput/output error"), (STEPS[2], "EDQUOT", "uota")]
+    {
+        let scene = scene();
+        let before = fs::read(scene.path("dst/index.json")).unwrap();
+        let ended = copy_traced(&scene, &["-e", &format!("inject={step}:error={error}:when=1+")]);
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{said}");
+        assert!(said.contains("cannot write") && said.contains("dst") && said.contains(words), "{said}");
+        assert_eq!(fs::read(scene.path("dst/index.json")).unwrap(), before);
+        blobs_are_right(&scene.path("dst"));
+        assert!(leftovers(&scene.path("dst")).is_empty(), "{step}");
+    }
+}
+
+// F3
+#[test]
+fn blobs_are_durable_before_the_index_names_them() {
+    let scene = scene();
+    assert!(copy_traced(&scene, &["-e", &format!("trace=fsync,{}", STEPS[0])]).status.success());
+    let trace = fs::read_to_string(scene.path("trace")).unwrap();
+    let synced = |path: &str| trace.match_indices(&format!("<{path}>")).map(|(at, _)| at).collect::<Vec<_>>();
+    let renames: Vec<(usize, &str, &str)> = trace
+        .lines()
+        .filter(|line| line.contains(" rename") && line.contains('"'))
+        .map(|line| {
+            let names: Vec<&str> = line.split('"').collect();
+            (line.as_ptr() as usize - trace.as_ptr() as usize, names[1], names[3])
+        })
+        .collect();
+    let &(last, _, index) = renames.last().unwrap();
+    assert!(index.ends_with("dst/index.json") && renames.len() > 4, "{renames:?}");
+    for (at, from, to) in &renames {
+        assert!(synced(from).iter().any(|sync| sync < at), "{from} has its name before it is durable");
+        let parent = Path::new(to).parent().unwrap().to_str().unwrap();
+        let until = if at == &last { usize::MAX } else { last };
+        assert!(synced(parent).iter().any(|sync| (at..&until).contains(&sync)), "the name {to} is not durable");
+    }
+}
