@@ -106,6 +106,8 @@ fn blobs_are_durable_before_the_index_names_them() {
     let &(last, _, index) = renames.last().unwrap();
     assert!(index.ends_with("dst/index.json") && renames.len() > 4, "{renames:?}");
     for (at, from, to) in &renames {
+        // Beside its place, for a rename does not leave a file system (F14).
+        assert!(Path::new(from).parent() == Some(&scene.path("dst")), "{from}");
         assert!(synced(from).iter().any(|sync| sync < at), "{from} has its name before it is durable");
         let parent = Path::new(to).parent().unwrap().to_str().unwrap();
         let until = if at == &last { usize::MAX } else { last };

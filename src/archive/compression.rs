@@ -409,6 +409,22 @@ mod tests {
         assert!(decode(&zeros[..zeros.len() - 2]).is_err());
     }
 
+    // faults.md D3: a frame may ask for gigabytes before it holds a byte.
+    #[test]
+    fn a_window_larger_than_128_mib_is_refused() {
+        for (window, good) in [(20, true), (27, true), (28, false), (30, false), (31, false), (41, false)] {
+            // A header with nothing but the window, then an empty last block (RFC 8878 §3.1.1.1.2).
+            let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, (window - 10) << 3, 1, 0, 0];
+            assert_eq!(decode(&frame).is_ok(), good, "2^{window}");
+        }
+        // And behind a good frame, where another one ended well.
+        let plain = tar(&[file("a", b"x")]);
+        let mut second = compress(&plain, Compression::Zstd);
+        let last = second.len() - 1;
+        second[last] ^= 1;
+        assert!(decode(&[compress(&plain, Compression::Zstd), second].concat()).is_err());
+    }
+
     #[test]
     fn errors_of_the_blob_keep_their_kind() {
         struct Broken;

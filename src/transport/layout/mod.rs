@@ -158,6 +158,12 @@ impl Layout {
         self.check_writable()?;
         let blobs = self.path.join("blobs").join("sha256");
         fs::create_dir_all(&blobs).map_err(error(&blobs))?;
+        // What leads out of the layout is not written to either (faults.md F10).
+        for directory in [self.path.join("blobs"), blobs] {
+            if !fs::symlink_metadata(&directory).map_err(error(&directory))?.is_dir() {
+                return Err(Error::content(format!("{} is a link and no directory", directory.display())));
+            }
+        }
         if !self.exists()? {
             let mut marker = temporary(&self.path)?;
             marker.write_all(index::MARKER_CONTENT.as_bytes()).map_err(error(&self.path))?;
@@ -306,6 +312,19 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert!(layout.open(&good.digest).is_err());
+    }
+
+    #[test]
+    fn nothing_is_read_or_written_behind_a_link_below_the_root() {
+        for link in ["blobs", "blobs/sha256"] {
+            let (directory, layout) = layout();
+            layout.write(&image(b"good"), &mut &b"good"[..]).unwrap();
+            let (path, elsewhere) = (layout.path.join(link), directory.path().join("elsewhere"));
+            fs::rename(&path, &elsewhere).unwrap();
+            std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+            assert!(layout.open(&Digest::of(b"good")).is_err(), "{link}");
+            assert_eq!(layout.prepare().unwrap_err().kind(), Kind::Content, "{link}");
+        }
     }
 
     #[test]
