@@ -17,6 +17,10 @@ const CHUNK: usize = 256 * 1024;
 const CHUNKS: usize = 4;
 /// The most tar that one layer may unpack to, in bytes (faults.md D1, D2).
 const MAX_TAR: u64 = 64 << 30;
+/// How many times its size a layer may unpack to; gzip reaches 1032, a file of zeros in zstd 32768.
+const MAX_RATIO: u64 = 2000;
+/// Up to this size it does not matter how it was reached.
+const HARMLESS: u64 = 64 << 20;
 
 /// The tar of a layer. Nothing that was read may be believed before [`LayerReader::finish`].
 pub struct LayerReader<R: Read> {
@@ -25,6 +29,7 @@ pub struct LayerReader<R: Read> {
     start: usize,
     end: usize,
     total: u64,
+    size: u64,
     diff_id: Digest,
     sum: Sum,
 }
@@ -38,6 +43,7 @@ impl<R: Read> LayerReader<R> {
             start: 0,
             end: 0,
             total: 0,
+            size: descriptor.size,
             diff_id: diff_id.clone(),
             sum: Sum::Here(Hasher::new(diff_id.algorithm())),
         })
@@ -86,6 +92,12 @@ impl<R: Read> BufRead for LayerReader<R> {
             self.total += self.end as u64;
             if self.total > MAX_TAR {
                 return Err(Error::content(format!("the layer unpacks to more than {} GiB", MAX_TAR >> 30)).into());
+            }
+            if self.total > HARMLESS.max(self.size.saturating_mul(MAX_RATIO)) {
+                let message = format!("the layer unpacks to more than {MAX_RATIO} times its {} bytes", self.size);
+                return Err(Error::content(message)
+                    .hint("it looks made to fill memory or disks; if it is right, compress it with gzip")
+                    .into());
             }
         }
         Ok(&self.chunk[self.start..self.end])
