@@ -28,8 +28,6 @@ use crate::oci::reference::Reference;
 use crate::transport::registry::{Client, Options};
 use crate::transport::{Place, Root, Transports, containerd};
 
-/// Where containerd listens if nothing says otherwise.
-
 const ABOUT: &str =
     "Set a Linux file capability on a program inside an OCI image that already exists, and publish the result.";
 
