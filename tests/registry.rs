@@ -533,6 +533,30 @@ async fn rate_limits_are_put_up_with_for_as_long_as_was_said() {
 }
 
 #[tokio::test]
+async fn a_limit_that_was_waited_for_in_vain_is_not_waited_for_again() {
+    let registry = Registry::start();
+    registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+    let client = client_with("{}", |options| {
+        (options.max_wait, options.retry_base) = (Duration::from_millis(200), Duration::from_millis(10));
+    });
+    let manifest = || async {
+        registry.clear_log();
+        let answer = repository(&client, &registry, "a").manifest(&tag("1")).await;
+        (answer.err().map(|e| e.kind()), registry.log().len())
+    };
+    registry.fault(|_, _| Some(Reply::new(429)));
+    let (kind, asked) = manifest().await;
+    assert!(kind == Some(Kind::RateLimited) && asked > 1, "{kind:?} {asked}");
+    // It may have given up a moment before.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(manifest().await, (Some(Kind::RateLimited), 1));
+    registry.fault(|_, _| None);
+    assert_eq!(manifest().await, (None, 1));
+    registry.fault(|_, _| Some(Reply::new(429)));
+    assert!(manifest().await.1 > 1, "another limit, another time");
+}
+
+#[tokio::test]
 async fn a_web_page_is_no_manifest() {
     let registry = Registry::start();
     registry.fault(|_, _| Some(Reply::new(200).header("content-type", "text/html").body("\n<html>log in")));

@@ -131,6 +131,7 @@ pub(super) async fn send(
         };
         let status = response.status();
         if status.is_success() {
+            lock(&shared.limited).remove(home);
             return Ok(Outcome::Success(response));
         }
         let at_home = Origin::of(response.url())? == *home;
@@ -159,12 +160,17 @@ pub(super) async fn send(
             refusal.token = authorization.as_ref().is_some_and(Authorization::is_token);
         }
         let limited = status == 429 || (status == 403 && (asked.is_some() || refusal.mentions_rate_limit()));
+        if !limited {
+            lock(&shared.limited).remove(home);
+        }
         if !limited && (!retry::is_transient(status) || request.once) {
             return Ok(Outcome::Refused(refusal));
         }
         failures += 1;
         let wait = asked.unwrap_or_default().max(retry::backoff(shared.options.retry_base, failures));
         let too_long = wait > shared.options.max_wait || (failures >= TRIES && waited + wait > shared.options.max_wait);
+        // What others waited for in vain is not waited for again: hundreds of images would make hours of it.
+        let too_long = too_long || (limited && limited_for(shared, home) > shared.options.max_wait);
         if limited && (too_long || settings.mirror) {
             return Err(rate_limited(home, asked, &refusal).context(what));
         }
@@ -367,6 +373,11 @@ async fn wait_for_gate(shared: &Shared, home: &Origin) {
     if let Some(wait) = until.and_then(|until| until.checked_duration_since(Instant::now())) {
         tokio::time::sleep(wait).await;
     }
+}
+
+/// For how long a host has answered nothing but that we ask too often.
+fn limited_for(shared: &Shared, home: &Origin) -> Duration {
+    lock(&shared.limited).entry(home.clone()).or_insert_with(Instant::now).elapsed()
 }
 
 /// Who limits us, for how long we wait, and why.

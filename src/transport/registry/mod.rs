@@ -112,6 +112,8 @@ struct Shared {
     mirrors: mirrors::Mirrors,
     journal: upload::Journal,
     gates: Mutex<HashMap<Origin, Instant>>,
+    /// Since when hosts have answered nothing but that we ask too often.
+    limited: Mutex<HashMap<Origin, Instant>>,
     /// Reads and writes apart, for a blob that goes from a registry to itself needs one of each.
     transfers: Mutex<HashMap<(Origin, Direction), Arc<Semaphore>>>,
     reaches: Mutex<HashMap<Origin, Reach>>,
@@ -179,6 +181,7 @@ impl Client {
             auth: auth::Cache::default(),
             traffic: Counters::default(),
             gates: Mutex::default(),
+            limited: Mutex::default(),
             transfers: Mutex::default(),
             reaches: Mutex::default(),
             schemes: Mutex::default(),
