@@ -9,7 +9,7 @@ use crate::oci::digest::Digest;
 /// What became of everything.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// In the order of the file.
+    /// What could not even be tried, and then the rest in the order of the file.
     pub images: Vec<Row>,
     /// How many images came to each end.
     pub counts: Counts,

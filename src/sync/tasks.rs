@@ -218,7 +218,8 @@ pub(super) fn identity(reference: &Reference) -> String {
         Reference::Registry { target: target @ None, .. } => *target = Some(Target::Tag("latest".to_owned())),
         Reference::Layout { path, .. } | Reference::Archive { path, .. } => {
             if let Ok(absolute) = std::path::absolute(&*path) {
-                *path = absolute;
+                // A slash at the end is no component.
+                *path = absolute.components().collect();
             }
         }
         _ => {}
@@ -370,7 +371,7 @@ mod tests {
                 "- {source: r.io/a:1, destination: ['oci-archive:x.tar', 'docker-archive:./x.tar:a:1']}",
                 "f:3:3: docker-archive:./x.tar:a:1 is written as another kind of archive too",
             ),
-            ("- {source: r.io/a:1, destination: ['oci:d', 'oci:./d']}", "would both be written"),
+            ("- {source: r.io/a:1, destination: ['oci:d:1', 'oci:./d/:1']}", "would both be written"),
             (
                 "- {source: r.io/a:1, destination: s.io/x}\n- {source: s.io/x:1, destination: s.io/y}",
                 "f:4:3: s.io/x:1 is read here and written by f:3:3",
