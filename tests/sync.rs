@@ -249,6 +249,15 @@ fn layouts_are_sources_and_destinations() {
 }
 
 #[test]
+fn images_of_one_run_take_turns_at_a_layout_without_a_word() {
+    let versions: Vec<String> = (0..20).map(|number| format!("3.9.{number}")).collect();
+    let mirror = Mirror::with(&versions.iter().map(String::as_str).collect::<Vec<_>>());
+    let images = "  - {source: SRC/kong, destination: 'oci:DIR/mirror', tags: {newest: 20}}";
+    let said = mirror.sync(images, ["--images", "20"]).succeeded();
+    assert_eq!(said.stderr, "");
+}
+
+#[test]
 fn an_archive_is_written_once_with_all_of_its_images_or_not_at_all() {
     let mirror = Mirror::with(&["3.8.0", "3.9.0"]);
     version("other").push(&mirror.source, "other/kong", "3.9.0");

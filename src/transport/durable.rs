@@ -21,6 +21,8 @@ pub(super) const TEMPORARY: &str = ".capatch-";
 const GARBAGE_AGE: Duration = Duration::from_secs(60);
 const UNFINISHED_AGE: Duration = Duration::from_secs(24 * 3600);
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than writing an index takes.
+const LOCK_TURN: Duration = Duration::from_secs(2);
 
 /// A new file beside `blobs`, so that the rename stays in one file system; locked for as long as it lives.
 pub(super) fn temporary(directory: &Path) -> Result<NamedTempFile> {
@@ -91,7 +93,8 @@ pub(super) fn lock(directory: &Path) -> Result<File> {
                     .hint("wait for it to end, then try again"));
             }
             Err(fs::TryLockError::WouldBlock) => {
-                if !told {
+                // Images of this run take turns too, each for a moment.
+                if !told && start.elapsed() > LOCK_TURN {
                     tracing::warn!("waiting for another run of capatch to release {}", directory.display());
                     told = true;
                 }
