@@ -14,7 +14,7 @@ use common::cli::ok;
 use common::image::{Image, Scene, leftovers};
 
 /// What changes files, in whatever form the machine has it.
-const STEPS: [&str; 4] = ["?rename,?renameat,?renameat2", "fsync", "ftruncate", "?mkdir,?mkdirat"];
+const STEPS: [&str; 5] = ["?rename,?renameat,?renameat2", "fsync", "ftruncate", "?mkdir,?mkdirat", "write"];
 
 /// Copies `src:3.9` to `dst:new` under strace.
 fn copy_traced(scene: &Scene, options: &[&str]) -> Output {
