@@ -116,6 +116,29 @@ fn what_is_there_is_not_sent_and_what_is_near_is_mounted() {
     has_all(&from, "third", &image);
 }
 
+// faults.md F15
+#[test]
+fn files_have_the_modes_that_the_umask_leaves() {
+    use std::os::unix::fs::PermissionsExt;
+    for umask in [0o000, 0o022, 0o077] {
+        let scene = Scene::new();
+        let image = Image::kong().build();
+        let source = scene.source(&image);
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(["-c", &format!("umask {umask:o}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_capatch"), "copy"]);
+        start({
+            command.args([&source, &scene.reference("dst:1")]).env_clear();
+            command
+        })
+        .succeeded();
+        let mode = |name: &str| fs::metadata(scene.path("dst").join(name)).unwrap().permissions().mode() & 0o777;
+        let blob = format!("blobs/{}", image.layer(0).replace(':', "/"));
+        for (name, before) in [("blobs/sha256", 0o777), (&blob, 0o666), ("index.json", 0o666), ("oci-layout", 0o666)] {
+            assert_eq!(mode(name), before & !umask, "{name} {umask:o}");
+        }
+    }
+}
+
 #[test]
 fn nothing_is_mounted_from_another_registry() {
     let (from, to) = (Registry::start(), Registry::start());

@@ -324,6 +324,18 @@ async fn an_insecure_host_is_reached_with_any_certificate_or_with_none_and_no_ot
     assert_eq!(registry.count("GET", "/blobs/"), 1);
 }
 
+// faults.md A19
+#[tokio::test]
+async fn the_token_service_of_an_insecure_registry_needs_a_certificate() {
+    let (registry, service) = (distrusted(), distrusted());
+    let challenge = format!("Bearer realm=\"https://{}/token\"", service.host());
+    registry.fault(move |_, _| Some(Reply::new(401).header("www-authenticate", &challenge)));
+    let text = format!("[[registry]]\nlocation = '{}'\ninsecure = true\n", registry.host());
+    let error = Files::new().conf(&text).open(&registry).manifest(&tag("1")).await.unwrap_err();
+    assert!(error.to_string().contains(&service.host()) && error.to_string().contains("certificate"), "{error}");
+    assert!(service.log().is_empty());
+}
+
 #[tokio::test]
 async fn an_insecure_registry_may_be_written_to() {
     let registry = distrusted();

@@ -783,7 +783,9 @@ fn a_file_that_is_not_executable_or_was_not_effective_is_warned_about() {
         file("opt/weak", elf::amd64()).xattr("security.capability", &caps(RAW, false)),
         file("opt/data/nginx", elf::amd64()),
     ]);
-    let source = scene.source(&image.run(r#""User""#, r#""Volumes":{"/opt/data":{}},"User""#).build());
+    let image = image.run(r#""User""#, r#""Volumes":{"/opt/data":{}},"User""#);
+    let image = image.run(r#""maintainer""#, r#""containerd.io/restart.status":"running","maintainer""#);
+    let source = scene.source(&image.build());
     let files = ["--file", "/opt/plain", "--file", "/opt/setuid", "--file", "/opt/weak", "--file", "/opt/data/nginx"];
     let said = start(capatch(["patch", &source, &scene.reference("dst:out")].into_iter().chain(files))).succeeded();
     for warning in [
@@ -791,6 +793,7 @@ fn a_file_that_is_not_executable_or_was_not_effective_is_warned_about() {
         "/opt/setuid is setuid root",
         "/opt/weak had were not effective, and now are",
         "/opt/data/nginx is under the volume /opt/data",
+        "containerd.io/restart.status",
     ] {
         assert!(said.stderr.contains("warning: linux/amd64: ") && said.stderr.contains(warning), "{said:#?}");
     }

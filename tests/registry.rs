@@ -911,6 +911,36 @@ async fn uploads_start_over() {
     }
 }
 
+// faults.md E13
+#[tokio::test]
+async fn the_end_of_an_upload_needs_no_location_and_no_201() {
+    for status in [200, 201, 202, 204] {
+        let registry = Registry::start();
+        registry.fault(move |r, real| {
+            (r.method == "PUT").then(|| {
+                let mut reply = Reply { status, ..real() };
+                reply.headers.clear();
+                reply
+            })
+        });
+        let repository = open(&registry, "b");
+        assert_eq!(push(&repository, b"x", None).await.unwrap(), Pushed::Uploaded, "{status}");
+        let stored = repository.push_manifest(&tag("1"), OCI_MANIFEST, Bytes::from_static(MANIFEST)).await;
+        assert!(matches!(stored, Ok(Stored::Stored)), "{status}");
+    }
+}
+
+// faults.md B30
+#[tokio::test]
+async fn a_failure_is_not_remembered() {
+    let registry = Registry::with(Auth::Bearer(bearer()));
+    registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+    registry.fault_times(1, |r| r.path == "/token", |_| Reply::new(404));
+    let repository = repository(&client_with(&password(&registry, SECRET), |_| {}), &registry, "a");
+    assert!(repository.manifest(&tag("1")).await.is_err());
+    assert!(repository.manifest(&tag("1")).await.unwrap().is_some());
+}
+
 #[tokio::test]
 async fn a_token_that_ends_during_an_upload_is_renewed() {
     let bytes = content(300_000);

@@ -146,3 +146,31 @@ pub(super) fn read_limited(path: &Path) -> Result<Option<Vec<u8>>> {
     }
     Ok(Some(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // faults.md F24
+    #[test]
+    fn only_old_files_that_nobody_holds_are_garbage() {
+        let directory = tempfile::tempdir().unwrap();
+        let make = |name: &str, age: u64| {
+            let file = File::create(directory.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+            file
+        };
+        make(".capatch-small1", 61);
+        make(".capatch-small2", 30);
+        make(".capatch-sha256-00", 23 * 3600);
+        make(".capatch-sha256-11", 25 * 3600);
+        make("precious", 99 * 3600);
+        let held = make(".capatch-held", 99 * 3600);
+        held.lock().unwrap();
+        remove_garbage(directory.path());
+        let mut left: Vec<_> =
+            fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, [".capatch-held", ".capatch-sha256-00", ".capatch-small2", "precious"]);
+    }
+}
