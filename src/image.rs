@@ -17,14 +17,15 @@ use crate::transport::{Place, Root};
 
 /// Indexes inside each other (faults.md C17).
 const MAX_DEPTH: usize = 8;
-/// Bytes of all manifests in one tree: they are all in memory.
-const MAX_BYTES: u64 = 64 << 20;
+/// Bytes of all manifests in one tree, of all that refers to it, and of all configs: they are in memory, with six times as
+/// much for what they mean.
+const MAX_BYTES: u64 = 16 << 20;
 /// Manifests of one index that are read at the same time.
 const MANIFESTS_AT_ONCE: usize = 8;
 /// Names that a hint lists.
 const NAMES_SHOWN: usize = 20;
-/// Manifests in one tree of indexes (faults.md C17).
-const MAX_NODES: usize = 10_000;
+/// Manifests in one tree of indexes (faults.md C17), each of which takes about 20 KiB of memory.
+const MAX_NODES: usize = 2500;
 
 /// One image for one platform: its manifest and its config, both verified.
 #[derive(Clone, Debug)]
@@ -80,32 +81,38 @@ pub async fn resolve(place: &Place, reference: &Reference) -> Result<Root> {
 
 /// Reads every manifest below `root`, several at a time; no config, no layer.
 pub async fn tree(place: &Place, root: &Root) -> Result<Node> {
-    let budget = Budget { nodes: AtomicUsize::new(0), bytes: AtomicU64::new(0), whole: true };
-    Box::pin(node(place, root.clone(), 0, &budget)).await
+    tree_within(place, root, &Budget::new(true)).await
+}
+
+/// The same, for several trees that share what they may use up.
+pub(crate) async fn tree_within(place: &Place, root: &Root, budget: &Budget) -> Result<Node> {
+    Box::pin(node(place, root.clone(), 0, budget)).await
 }
 
 /// As [`tree`], of what is there: a containerd has only the platforms that somebody pulled. See [`Node::absent`].
 pub async fn tree_of_what_is_there(place: &Place, root: &Root) -> Result<Node> {
-    let whole = !matches!(place, Place::Containerd(..));
-    let budget = Budget { nodes: AtomicUsize::new(0), bytes: AtomicU64::new(0), whole };
-    Box::pin(node(place, root.clone(), 0, &budget)).await
+    tree_within(place, root, &Budget::new(!matches!(place, Place::Containerd(..)))).await
 }
 
-/// What a tree has used up of what it may, and whether all of it must be there.
-struct Budget {
+/// What trees have used up of what they may, and whether all of them must be there.
+pub(crate) struct Budget {
     nodes: AtomicUsize,
     bytes: AtomicU64,
     whole: bool,
 }
 
 impl Budget {
+    pub(crate) fn new(whole: bool) -> Self {
+        Budget { nodes: AtomicUsize::new(0), bytes: AtomicU64::new(0), whole }
+    }
+
     fn take(&self, root: &Root, depth: usize) -> Result<()> {
         let nodes = self.nodes.fetch_add(1, Ordering::Relaxed) + 1;
         let size = root.descriptor.size;
         let bytes = self.bytes.fetch_add(size, Ordering::Relaxed) + size;
         if depth > MAX_DEPTH || nodes > MAX_NODES || bytes > MAX_BYTES {
             return Err(Error::content(format!(
-                "the index is too large: at most {MAX_NODES} manifests of {} MiB together, in {MAX_DEPTH} levels, are read",
+                "there are too many manifests: at most {MAX_NODES} of {} MiB together, in {MAX_DEPTH} levels, are read",
                 MAX_BYTES >> 20
             )));
         }
@@ -236,6 +243,7 @@ impl Node {
 pub async fn images(place: &Place, tree: &Node, platforms: &[Platform]) -> Result<Vec<Image>> {
     let mut images: Vec<Image> = Vec::new();
     let mut others = Vec::new();
+    let mut bytes = 0u64;
     for (descriptor, manifest) in tree.manifests() {
         let claimed = descriptor.platform()?;
         let is_known = images.iter().any(|image| image.descriptor.digest == descriptor.digest);
@@ -251,6 +259,11 @@ pub async fn images(place: &Place, tree: &Node, platforms: &[Platform]) -> Resul
         match claimed {
             Some(platform) if !wanted(&platform) => others.push(platform.to_string()),
             _ => {
+                bytes = bytes.saturating_add(manifest.config.size);
+                if bytes > MAX_BYTES {
+                    return Err(Error::content(format!("the configs have more than {} MiB together", MAX_BYTES >> 20))
+                        .hint("choose fewer images with --platform"));
+                }
                 let image = Image::load(place, descriptor, manifest).await?;
                 if wanted(&image.platform) || claimed.is_some() {
                     images.push(image);

@@ -640,7 +640,7 @@ fn an_index_nested_too_deep_is_refused() {
     for _ in 0..10 {
         index = Index::new().child(&index, "").build();
     }
-    refused(5, &["too large", "levels"], &index, []);
+    refused(5, &["too many manifests", "levels"], &index, []);
 }
 
 #[test]
@@ -969,4 +969,38 @@ fn an_empty_variable_is_none() {
     let mut command = capatch(["inspect", "containerd:kong:3.9"]);
     command.envs([("CONTAINERD_ADDRESS", "/does/not/exist"), ("CONTAINERD_NAMESPACE", "")]);
     assert!(start(command).failed(3, &["/does/not/exist"]).hint().is_some());
+}
+
+#[test]
+fn manifests_and_configs_that_fill_the_memory_are_refused() {
+    let (scene, padding) = (Scene::new(), "y".repeat(3 << 20));
+    let pad = |text: &[u8]| {
+        String::from_utf8(text.to_vec())
+            .unwrap()
+            .replacen('{', &format!("{{\"padding\":\"{padding}\","), 1)
+            .into_bytes()
+    };
+    let mut manifests = Index::new();
+    let mut configs = Index::new();
+    for number in 0..6 {
+        let mut image = Image::kong().layer([file("number", number.to_string())]).build();
+        let text = image.bytes().to_vec();
+        let config = image.config();
+        let padded = pad(&image.blobs[&config]);
+        let old = serde_json::from_slice::<Value>(&text).unwrap()["config"]["size"].to_string();
+        let name = capatch::oci::digest::Digest::of(&padded).to_string();
+        let mut large = image.clone();
+        let to_padded = String::from_utf8(text.clone()).unwrap().replace(&config, &name);
+        let to_padded = to_padded.replacen(&format!("\"size\":{old}"), &format!("\"size\":{}", padded.len()), 1);
+        large.blob("", padded);
+        large.manifest(&image.media_type.clone(), to_padded.into_bytes());
+        configs = configs.platform(&large, "amd64");
+        image.manifest(&image.media_type.clone(), pad(&text));
+        manifests = manifests.platform(&image, "amd64");
+    }
+    manifests.build().write(&scene.path("manifests"), "1");
+    configs.build().write(&scene.path("configs"), "1");
+    fails(5, &["too many manifests", "16 MiB"], ["copy", &scene.reference("manifests:1"), &scene.reference("dst:1")]);
+    fails(5, &["configs", "16 MiB"], ["inspect", &scene.reference("configs:1")]);
+    ok(["copy", &scene.reference("configs:1"), &scene.reference("dst:1")]);
 }

@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::image::{self, Node};
+use crate::image::{self, Budget, Node};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Document, Index};
@@ -57,23 +57,28 @@ pub(super) struct Found {
 pub(super) async fn find(place: &Place, tree: &Node) -> Result<Found> {
     let mut found = Found::default();
     let mut seen = HashSet::new();
+    let budget = &Budget::new(true);
     let mut subjects: Vec<Digest> = tree.nodes().into_iter().map(|node| node.descriptor().digest.clone()).collect();
     for _ in 0..MAX_DEPTH {
         subjects.retain(|subject| seen.insert(subject.clone()));
         let ask = |subject: Digest| async move {
             let referrers = place.referrers(&subject).await?;
-            let tags = stream::iter(COSIGN).then(|suffix| tagged(place, format!("{}.{suffix}", subject.as_tag())));
+            let tags =
+                stream::iter(COSIGN).then(|suffix| tagged(place, format!("{}.{suffix}", subject.as_tag()), budget));
             let tags: Vec<Option<(String, Node)>> = tags.try_collect().await?;
             Ok::<_, Error>((subject, referrers, tags))
         };
         let answers = stream::iter(std::mem::take(&mut subjects)).map(ask).buffered(AT_ONCE);
         let answers: Vec<_> = answers.try_collect().await?;
         for (subject, referrers, tags) in answers {
+            if found.manifests.len() + found.tagged.len() + referrers.len() > MAX_REFERRERS {
+                return Err(Error::content(format!("more than {MAX_REFERRERS} manifests refer to it")));
+            }
             for referrer in &referrers {
                 if !seen.contains(&referrer.digest) && !subjects.contains(&referrer.digest) {
                     let root =
                         place.manifest(referrer).await.map_err(|e| e.context(format!("referrer of {subject}")))?;
-                    found.manifests.push(image::tree(place, &root).await?);
+                    found.manifests.push(image::tree_within(place, &root, budget).await?);
                     subjects.push(referrer.digest.clone());
                 }
             }
@@ -84,9 +89,6 @@ pub(super) async fn find(place: &Place, tree: &Node) -> Result<Found> {
                 subjects.push(node.descriptor().digest.clone());
                 found.tagged.push((tag, node));
             }
-            if found.manifests.len() + found.tagged.len() > MAX_REFERRERS {
-                return Err(Error::content(format!("more than {MAX_REFERRERS} manifests refer to it")));
-            }
         }
         if subjects.is_empty() {
             break;
@@ -95,9 +97,9 @@ pub(super) async fn find(place: &Place, tree: &Node) -> Result<Found> {
     Ok(found)
 }
 
-async fn tagged(place: &Place, tag: String) -> Result<Option<(String, Node)>> {
+async fn tagged(place: &Place, tag: String, budget: &Budget) -> Result<Option<(String, Node)>> {
     match place.resolve(Some(&Target::Tag(tag.clone()))).await? {
-        Some(root) => Ok(Some((tag, image::tree(place, &root).await?))),
+        Some(root) => Ok(Some((tag, image::tree_within(place, &root, budget).await?))),
         None => Ok(None),
     }
 }
