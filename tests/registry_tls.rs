@@ -163,3 +163,13 @@ async fn trust_in_one_host_is_not_trust_in_another() {
     write(&directory.path().join(storage.host()), "ca.crt", &theirs.cert.pem());
     assert!(get(&registry.host(), options).await.unwrap().is_some());
 }
+
+#[test]
+fn an_image_without_certificate_authorities_is_told_what_it_needs() {
+    // Nothing is connected: the address is one for documentation (RFC 5737).
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_capatch"));
+    command.args(["inspect", "192.0.2.1:1/a:1"]).env_clear().env("HOME", "/does/not/exist");
+    let said = command.env("SSL_CERT_FILE", "/dev/null").env("SSL_CERT_DIR", "/does/not/exist").output().unwrap();
+    let said = String::from_utf8(said.stderr).unwrap();
+    assert!(said.contains("No CA certificates") && said.contains("--ca-file or SSL_CERT_FILE"), "{said}");
+}

@@ -50,7 +50,7 @@ pub(super) struct Arguments {
     /// Print a Kubernetes Indexed Job that does this, with the file in a ConfigMap
     #[arg(long, requires_all = ["image", "shards"], conflicts_with_all = ["check", "shard"], help_heading = "Kubernetes")]
     kubernetes_job: bool,
-    /// The image with capatch in it, for the Job
+    /// The image for the Job: its entry point is capatch, and it has CA certificates
     #[arg(long, value_name = "IMAGE", requires = "kubernetes_job", value_parser = parse_reference, help_heading = "Kubernetes")]
     image: Option<Reference>,
     /// The name of the Job and the ConfigMap

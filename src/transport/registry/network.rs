@@ -94,7 +94,10 @@ fn build(options: &Options, trust: &Trust, guard: Option<Reach>) -> Result<Clien
         // Plain http must work where no certificate store is installed.
         builder = builder.tls_certs_only([]);
     }
-    builder.build().map_err(|e| Error::failed(format!("cannot set up TLS: {}", innermost(&e))))
+    builder.build().map_err(|e| {
+        Error::failed(format!("cannot set up TLS: {}", innermost(&e)))
+            .hint("install ca-certificates, or name a file of authorities with --ca-file or SSL_CERT_FILE")
+    })
 }
 
 /// The `certs.d` directory of a host, in the layout of Docker and Podman.
