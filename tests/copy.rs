@@ -294,6 +294,26 @@ fn a_listed_referrer_that_is_missing_is_an_error() {
     assert!(!scene.path("dst/index.json").exists());
 }
 
+// faults.md C29
+#[test]
+fn more_referrers_than_anybody_has_are_refused() {
+    let (scene, registry) = (Scene::new(), Registry::start());
+    let image = Image::kong().build();
+    image.push(&registry, "kong", "1");
+    let entries: Vec<String> = (0..1001)
+        .map(|number| {
+            let text = format!(r#"{{"schemaVersion":2,"manifests":[],"x":{number}}}"#);
+            let digest = registry.put_manifest("kong", None, OCI_INDEX, text.as_bytes());
+            format!(r#"{{"mediaType":"{OCI_INDEX}","digest":"{digest}","size":{}}}"#, text.len())
+        })
+        .collect();
+    let text = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#, entries.join(","));
+    registry.put_manifest("kong", Some(&image.digest.replace(':', "-")), OCI_INDEX, text.as_bytes());
+    let to = scene.reference("dst:1");
+    fails(5, &["more than 1000 manifests refer to it"], ["copy", "--referrers", &host(&registry, "kong:1"), &to]);
+    assert!(!scene.path("dst/index.json").exists());
+}
+
 #[test]
 fn foreign_layers_stay_unless_asked_for() {
     let (scene, from, to) = (Scene::new(), Registry::start(), Registry::start());
