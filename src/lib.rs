@@ -34,7 +34,7 @@
 //!   network; knows no layer and no patch.
 //! - [`image`]: an image at a place: manifest and config, and the tree of manifests below an index.
 //! - [`copy`]: moves blobs and manifests between places. [`kong`]: what we know of Kong: profiles, versions, the grammar
-//!   of its listen variables.
+//!   of its listen variables. [`kubernetes`]: manifests that run Kong, edited as raw text so that it has ports 80 and 443.
 //! - [`patch`]: the use case. `plan` finds out what would change and makes the new content, `apply` stores it; `record`
 //!   is what a patched image says about itself.
 //! - [`validate`]: re-derives every digest, size and diff ID; compares an image with its base.
@@ -72,6 +72,7 @@ pub mod copy;
 pub mod error;
 pub mod image;
 pub mod kong;
+pub mod kubernetes;
 pub mod layer;
 pub mod oci;
 pub mod patch;

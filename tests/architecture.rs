@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module may use, beside itself, `error` and `progress`. Lower ones come first, and none may use a later one.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("error", &[]),
     ("progress", &[]),
     ("capability", &[]),
@@ -17,6 +17,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("transport", &["oci", "blob", "archive"]),
     ("image", &["oci", "blob", "archive", "layer", "transport"]),
     ("kong", &["oci"]),
+    ("kubernetes", &["oci", "kong"]),
     ("copy", &["oci", "blob", "transport", "image"]),
     ("patch", &["capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy"]),
     ("validate", &["capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy", "patch"]),
@@ -32,6 +33,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
             "transport",
             "image",
             "kong",
+            "kubernetes",
             "copy",
             "patch",
             "validate",

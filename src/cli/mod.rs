@@ -6,6 +6,7 @@ mod bars;
 mod copy;
 mod getcap;
 mod inspect;
+mod k8s;
 mod output;
 mod patch;
 mod sync;
@@ -65,6 +66,7 @@ enum Command {
     Getcap(getcap::Arguments),
     Verify(verify::Arguments),
     Inspect(inspect::Arguments),
+    K8s(Box<k8s::Arguments>),
 }
 
 /// What every command takes.
@@ -216,6 +218,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Command::Getcap(command) => getcap::run(command, common).await,
                 Command::Verify(command) => verify::run(command, common).await,
                 Command::Inspect(command) => inspect::run(command, common).await,
+                Command::K8s(command) => k8s::run(command, common).await,
             }
         };
         tokio::select! {

@@ -1,0 +1,364 @@
+//! Edits of raw text: only the bytes of what changes are replaced, and the result is read again to prove it.
+
+use std::ops::Range;
+
+use granit_parser::ScalarStyle;
+use serde::Serialize;
+
+use super::cursor::{Cursor, SHARED};
+use super::new::{New, is_plain, quoted};
+use super::yaml::{self, Node, Stream, Value, content_end};
+use crate::error::{Error, Result};
+
+/// One thing that changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// The line in the old text, from 1.
+    pub line: usize,
+    /// Where in the tree: the number of the document, then keys and numbers of items with slashes between them.
+    pub path: String,
+    /// What, for people.
+    pub what: String,
+}
+
+struct Edit {
+    at: Range<usize>,
+    new: String,
+    /// The node whose content this changes.
+    owner: Range<usize>,
+}
+
+/// The edits of one file.
+pub(super) struct Edits<'a> {
+    pub(super) name: &'a str,
+    text: &'a str,
+    stream: &'a Stream,
+    line_end: &'static str,
+    edits: Vec<Edit>,
+    removed: Vec<usize>,
+    pub(super) changes: Vec<Change>,
+}
+
+impl<'a> Edits<'a> {
+    pub(super) fn new(name: &'a str, text: &'a str, stream: &'a Stream) -> Self {
+        let crlf = text.split_once('\n').is_some_and(|(line, _)| line.ends_with('\r'));
+        let line_end = if crlf { "\r\n" } else { "\n" };
+        Edits { name, text, stream, line_end, edits: Vec::new(), removed: Vec::new(), changes: Vec::new() }
+    }
+
+    /// Notes a change at `cursor`.
+    fn note(&mut self, line: usize, path: String, what: impl Into<String>) {
+        self.changes.push(Change { line, path, what: what.into() });
+    }
+
+    fn push(&mut self, at: Range<usize>, new: String, owner: &Node) {
+        self.edits.push(Edit { at, new, owner: owner.span.clone() });
+    }
+
+    /// The scalar as it is written, without quotes, and where that is.
+    fn raw(&self, node: &Node) -> Option<(&'a str, Range<usize>)> {
+        let Value::Scalar(_, style) = &node.value else { return None };
+        let mut at = node.span.clone();
+        if matches!(style, ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted) {
+            at = at.start + 1..at.end.checked_sub(1)?;
+        }
+        let raw = self.text.get(at.clone())?;
+        at.end -= raw.len() - raw.trim_end().len();
+        Some((self.text.get(at.clone())?, at))
+    }
+
+    /// Another text for a scalar, with the quotes that it has.
+    pub(super) fn replace(&mut self, cursor: &Cursor<'_>, new: &str, what: impl Into<String>) -> Result<()> {
+        let node = cursor.node;
+        let Value::Scalar(_, style) = &node.value else {
+            return Err(Error::content(format!("{}: this is not text", cursor.place())));
+        };
+        let (at, new) = match style {
+            ScalarStyle::Plain if is_plain(new) => (node.span.clone(), new.to_owned()),
+            ScalarStyle::Plain | ScalarStyle::DoubleQuoted => (node.span.clone(), quoted(new)),
+            ScalarStyle::SingleQuoted => (node.span.clone(), format!("'{}'", new.replace('\'', "''"))),
+            _ => match self.raw(node) {
+                Some((old, at)) if !old.contains('\n') => (at, new.to_owned()),
+                _ => return Err(Error::content(format!("{}: write this on one line", cursor.place()))),
+            },
+        };
+        self.push(at, new, node);
+        self.note(node.line, cursor.path.clone(), what);
+        Ok(())
+    }
+
+    /// Another number for a scalar.
+    pub(super) fn replace_number(&mut self, cursor: &Cursor<'_>, new: &str, what: impl Into<String>) {
+        self.push(cursor.node.span.clone(), new.to_owned(), cursor.node);
+        self.note(cursor.node.line, cursor.path.clone(), what);
+    }
+
+    /// A scalar changed by `change`, which works on what is written between the quotes and keeps every other byte.
+    pub(super) fn rewrite(
+        &mut self,
+        cursor: &Cursor<'_>,
+        change: impl Fn(&str) -> Result<String>,
+        what: impl Into<String>,
+    ) -> Result<()> {
+        let Some((old, at)) = self.raw(cursor.node) else { return Ok(()) };
+        let new = change(old).map_err(|error| error.context(cursor.place()))?;
+        self.push(at, new, cursor.node);
+        self.note(cursor.node.line, cursor.path.clone(), what);
+        Ok(())
+    }
+
+    /// Sets `key` of a mapping; a new entry comes after the entry `after`, or else at the end.
+    pub(super) fn set(
+        &mut self,
+        mapping: &Cursor<'_>,
+        after: &str,
+        key: &str,
+        new: &New<'_>,
+        what: impl Into<String>,
+    ) -> Result<()> {
+        let Value::Mapping(entries, flow) = &mapping.node.value else {
+            return Err(Error::content(format!("{}: this is not a mapping", mapping.place())));
+        };
+        let node = mapping.node;
+        let json = entries.first().is_some_and(|(k, _)| self.text[k.span.clone()].starts_with('"'));
+        let path = format!("{}/{key}", mapping.path);
+        if let Some((k, value)) = entries.iter().find(|(k, _)| k.text() == Some(key)) {
+            if value.is_null() && value.span.is_empty() {
+                let colon = self.text[k.span.end..].find(':').map_or(k.span.end, |at| k.span.end + at + 1);
+                self.push(colon..colon, format!(" {}", new.flow(json)), node);
+            } else {
+                self.push(value.span.clone(), new.flow(json), node);
+            }
+            self.note(k.line, path, what);
+            return Ok(());
+        }
+        let entry = entries.iter().position(|(k, _)| k.text() == Some(after)).or(entries.len().checked_sub(1));
+        let line = entry.and_then(|at| entries.get(at)).map_or(node.line, |(k, _)| k.line);
+        let rendered = format!("{}: {}", if json { quoted(key) } else { key.to_owned() }, new.flow(json));
+        if *flow {
+            let spans: Vec<_> = entries.iter().map(|(k, value)| k.span.start..content_end(k, value)).collect();
+            self.insert_in_flow(node, &spans, entry, rendered);
+        } else if let Some((k, value)) = entry.and_then(|at| entries.get(at)) {
+            let at = self.end_of_line(content_end(k, value));
+            let text = format!("{}{}", self.new_line(node.column), self.block_entry(key, new, node.column));
+            self.push(at..at, text, node);
+        }
+        self.note(line, path, what);
+        Ok(())
+    }
+
+    /// One more item at the end of a sequence.
+    pub(super) fn append(&mut self, sequence: &Cursor<'_>, new: &New<'_>, what: impl Into<String>) -> Result<()> {
+        let node = sequence.node;
+        let Value::Sequence(items, flow) = &node.value else {
+            return Err(Error::content(format!("{}: this is not a list", sequence.place())));
+        };
+        if *flow {
+            let json = self.text.get(node.span.clone()).is_some_and(|text| text.contains('"'));
+            let spans: Vec<_> = items.iter().map(|item| item.span.clone()).collect();
+            self.insert_in_flow(node, &spans, items.len().checked_sub(1), new.flow(json));
+        } else {
+            let at = self.end_of_line(node.span.end);
+            let item = match new {
+                New::Map(entries) => {
+                    let lines: Vec<_> =
+                        entries.iter().map(|(key, value)| self.block_entry(key, value, node.column + 2)).collect();
+                    lines.join(&self.new_line(node.column + 2))
+                }
+                other => other.flow(false),
+            };
+            self.push(at..at, format!("{}- {item}", self.new_line(node.column)), node);
+        }
+        self.note(node.line, sequence.path.clone(), what);
+        Ok(())
+    }
+
+    /// Takes a whole entry out of a mapping, with the comments behind it.
+    pub(super) fn remove(&mut self, mapping: &Cursor<'_>, key: &str, what: impl Into<String>) -> Result<()> {
+        let Value::Mapping(entries, flow) = &mapping.node.value else { return Ok(()) };
+        let Some(at) = entries.iter().position(|(k, _)| k.text() == Some(key)) else { return Ok(()) };
+        let spans: Vec<_> = entries.iter().map(|(k, value)| k.span.start..content_end(k, value)).collect();
+        let (line, column) = (entries[at].0.line, entries[at].0.column);
+        let range = if *flow { between_commas(&spans, at) } else { self.lines(spans[at].clone(), column) };
+        let range = range.filter(|_| entries.len() > 1).ok_or_else(|| {
+            Error::content(format!("{}:{line}: {key} cannot be taken out here", self.name))
+                .hint("give it a line of its own, or remove it")
+        })?;
+        self.push(range, String::new(), mapping.node);
+        self.note(line, format!("{}/{key}", mapping.path), what);
+        Ok(())
+    }
+
+    /// Takes items out of a sequence.
+    pub(super) fn remove_items(&mut self, sequence: &Cursor<'_>, which: &[usize], what: &str) -> Result<()> {
+        let Value::Sequence(items, flow) = &sequence.node.value else { return Ok(()) };
+        let node = sequence.node;
+        if which.len() == items.len() {
+            self.push(node.span.clone(), if *flow { "[]".to_owned() } else { "  []".to_owned() }, node);
+        } else {
+            let spans: Vec<_> = items.iter().map(|item| item.span.clone()).collect();
+            for at in which {
+                let range = if *flow {
+                    between_commas(&spans, *at)
+                } else {
+                    let before = self.text[..spans[*at].start].trim_end();
+                    let dash = before.len().saturating_sub(1);
+                    let range = before.ends_with('-').then(|| self.lines(dash..spans[*at].end, node.column));
+                    range.flatten()
+                };
+                let range = range.ok_or_else(|| {
+                    Error::content(format!("{}:{}: this item cannot be taken out", self.name, items[*at].line))
+                })?;
+                self.push(range, String::new(), node);
+            }
+        }
+        let line = which.first().and_then(|at| items.get(*at)).map_or(node.line, |item| item.line);
+        self.note(line, sequence.path.clone(), what);
+        Ok(())
+    }
+
+    /// Takes out a whole document.
+    pub(super) fn remove_document(&mut self, at: usize, line: usize, what: impl Into<String>) {
+        if let Some(document) = self.stream.documents.get(at) {
+            self.edits.push(Edit { at: document.span.clone(), new: String::new(), owner: document.span.clone() });
+            self.removed.push(at);
+            self.note(line, at.to_string(), what);
+        }
+    }
+
+    fn insert_in_flow(&mut self, node: &Node, spans: &[Range<usize>], after: Option<usize>, new: String) {
+        let Some((at, span)) = after.and_then(|at| spans.get(at).map(|span| (at, span))) else {
+            let open = node.span.start + 1;
+            return self.push(open..open, new, node);
+        };
+        // The white space before that entry, so that one entry a line stays so.
+        let start = at.checked_sub(1).and_then(|at| spans.get(at)).map_or(node.span.start + 1, |span| span.end);
+        let gap = self.text[start..span.start].trim_start_matches(',');
+        let gap = if gap.trim().is_empty() && !gap.is_empty() { gap } else { " " };
+        self.push(span.end..span.end, format!(",{gap}{new}"), node);
+    }
+
+    fn block_entry(&self, key: &str, new: &New<'_>, column: usize) -> String {
+        match new {
+            New::Map(entries) => {
+                let line = self.new_line(column + 2);
+                let lines: String = entries
+                    .iter()
+                    .map(|(key, value)| format!("{line}{}", self.block_entry(key, value, column + 2)))
+                    .collect();
+                format!("{key}:{lines}")
+            }
+            New::List(items) if items.iter().any(|item| matches!(item, New::Map(_))) => {
+                let line = self.new_line(column + 2);
+                let lines: String = items.iter().map(|item| format!("{line}- {}", item.flow(false))).collect();
+                format!("{key}:{lines}")
+            }
+            other => format!("{key}: {}", other.flow(false)),
+        }
+    }
+
+    fn new_line(&self, column: usize) -> String {
+        format!("{}{}", self.line_end, " ".repeat(column))
+    }
+
+    /// The end of the line on which content ends; a block scalar's content ends with a line break.
+    fn end_of_line(&self, content: usize) -> usize {
+        let content = self.text[..content].trim_end().len();
+        let end = self.text[content..].find('\n').map_or(self.text.len(), |at| content + at);
+        end - usize::from(self.text[..end].ends_with('\r'))
+    }
+
+    /// Whole lines with this content and the deeper comments behind it; `None` if something else stands before it.
+    fn lines(&self, content: Range<usize>, column: usize) -> Option<Range<usize>> {
+        let start = self.text[..content.start].rfind('\n').map_or(0, |at| at + 1);
+        if !self.text[start..content.start].trim().is_empty() {
+            return None;
+        }
+        let mut end = self.end_of_line(content.end);
+        let next_line = |end: usize| self.text[end..].find('\n').map_or(self.text.len(), |at| end + at + 1);
+        end = next_line(end);
+        while let Some(line) = self.text[end..].lines().next() {
+            let words = line.trim_start();
+            if !words.starts_with('#') || line.len() - words.len() <= column {
+                break;
+            }
+            end = next_line(end);
+        }
+        Some(start..end)
+    }
+
+    /// The new text. It is read again: it must be what the old one was but for the changes that were noted.
+    pub(super) fn apply(mut self) -> Result<(String, Vec<Change>)> {
+        self.edits.sort_by_key(|edit| edit.at.start);
+        let mut new = String::with_capacity(self.text.len());
+        let mut copied = 0;
+        for edit in &self.edits {
+            for (anchored, line) in &self.stream.shared {
+                let within = |inner: &Range<usize>, outer: &Range<usize>| {
+                    outer.start <= inner.start && inner.end <= outer.end && !inner.is_empty()
+                };
+                let document = self.stream.documents.iter().any(|document| document.span == edit.at);
+                if !document && (within(&edit.owner, anchored) || within(anchored, &edit.at)) {
+                    let place = format!("{}:{line}", self.name);
+                    return Err(Error::content(format!(
+                        "{place}: an alias stands for this elsewhere, and it would change too"
+                    ))
+                    .hint(SHARED));
+                }
+            }
+            let kept = self.text.get(copied..edit.at.start).ok_or_else(|| self.impossible("two edits overlap"))?;
+            new.push_str(kept);
+            new.push_str(&edit.new);
+            copied = edit.at.end;
+        }
+        new.push_str(&self.text[copied..]);
+        self.prove(&new)?;
+        self.changes.sort_by_key(|change| change.line);
+        Ok((new, self.changes))
+    }
+
+    fn prove(&self, new: &str) -> Result<()> {
+        let stream = yaml::read(new, self.name).map_err(|error| self.impossible(&error.to_string()))?;
+        let mut old = self.stream.documents.iter().enumerate().filter(|(at, _)| !self.removed.contains(at));
+        let mut new = stream.documents.iter();
+        loop {
+            let (before, after) = (old.next(), new.next());
+            let mut found = Vec::new();
+            match (before, after) {
+                (None, None) => return Ok(()),
+                (Some((at, old)), Some(new)) => match (&old.root, &new.root) {
+                    (Some(old), Some(new)) => yaml::differences(old, new, &at.to_string(), &mut found),
+                    (None, None) => {}
+                    _ => found.push(at.to_string()),
+                },
+                // Without its last document, a text may have an empty one.
+                (None, Some(new)) if new.root.as_ref().is_none_or(Node::is_null) => {}
+                _ => return Err(self.impossible("a document came or went")),
+            }
+            let declared = |path: &String| {
+                let below = |change: &Change| {
+                    path.strip_prefix(&change.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                };
+                self.changes.iter().any(below)
+            };
+            if let Some(path) = found.iter().find(|path| !declared(path)) {
+                return Err(self.impossible(&format!("{path} would change too")));
+            }
+        }
+    }
+
+    fn impossible(&self, why: &str) -> Error {
+        Error::content(format!("{}: this cannot be edited without changing something else: {why}", self.name))
+            .hint("write it in a plainer form, such as kubectl prints it")
+    }
+}
+
+/// From comma to comma around the entry or item `at`.
+fn between_commas(spans: &[Range<usize>], at: usize) -> Option<Range<usize>> {
+    let span = spans.get(at)?;
+    match (at.checked_sub(1).and_then(|at| spans.get(at)), spans.get(at + 1)) {
+        (Some(previous), _) => Some(previous.end..span.end),
+        (None, Some(next)) => Some(span.start..next.start),
+        (None, None) => Some(span.clone()),
+    }
+}

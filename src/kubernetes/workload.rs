@@ -1,0 +1,244 @@
+//! Objects with pods in them: which kinds, and what is edited outside of containers.
+
+use super::container::{self, Role};
+use super::cursor::Cursor;
+use super::edit::Edits;
+use super::new::New;
+use super::yaml::Node;
+use super::{Object, Options, Warning, Way, warn};
+use crate::error::{Error, Result};
+
+/// An object whose pods serve what Kong proxies.
+pub(super) struct Workload<'a> {
+    pub(super) namespace: Option<&'a str>,
+    pub(super) labels: Option<&'a Node>,
+    /// Names of its container ports for the proxy, with the ports that they have now.
+    pub(super) ports: Vec<(String, u16)>,
+    /// How many containers run Kong.
+    pub(super) containers: usize,
+    /// Whether its ports are low ones after the edits.
+    pub(super) serves: bool,
+}
+
+/// Where each kind has its pod.
+const KINDS: &[(&str, &[&str])] = &[
+    ("Deployment", &["spec", "template"]),
+    ("DaemonSet", &["spec", "template"]),
+    ("StatefulSet", &["spec", "template"]),
+    ("ReplicaSet", &["spec", "template"]),
+    ("ReplicationController", &["spec", "template"]),
+    ("Job", &["spec", "template"]),
+    ("CronJob", &["spec", "jobTemplate", "spec", "template"]),
+    ("PodTemplate", &["template"]),
+    ("Pod", &[]),
+];
+
+/// Lists of containers in a pod.
+pub(super) const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+
+/// What a Deployment has and a DaemonSet has not (apps/v1).
+const DEPLOYMENT_ONLY: [&str; 5] = ["replicas", "strategy", "progressDeadlineSeconds", "paused", "rollbackTo"];
+
+const SYSCTL: &str = "net.ipv4.ip_unprivileged_port_start";
+
+/// Edits an object that runs Kong; `None` if it does not, or is left alone.
+pub(super) fn edit<'a>(
+    object: &Object<'a>,
+    edits: &mut Edits<'_>,
+    options: &Options,
+    warnings: &mut Vec<Warning>,
+) -> Result<Option<Workload<'a>>> {
+    let kind = object.kind();
+    let kong = |node: &&Node| node.text().is_some_and(|image| image.contains([':', '@']) && options.is_kong(image));
+    let Some((_, path)) = KINDS.iter().find(|(name, _)| *name == kind) else {
+        let mut texts = Vec::new();
+        object.cursor.node.texts(&mut texts);
+        if kind != "ConfigMap"
+            && kind != "Secret"
+            && let Some(node) = texts.into_iter().find(kong)
+        {
+            let place = Cursor { node, ..object.cursor.clone() };
+            warn(warnings, &place, format!("{kind} {} names Kong's image and is left as it is", object.name()));
+        }
+        return Ok(None);
+    };
+    // Whether it is about Kong at all is asked before anything in it can be wrong.
+    let Some(pod) = object.cursor.node.at(path) else { return Ok(None) };
+    let is_kong = |node: &Node| node.text_at(&["image"]).is_some_and(|image| options.is_kong(image));
+    let has = |list: &str| pod.at(&["spec", list]).is_some_and(|containers| containers.items().iter().any(is_kong));
+    if !LISTS.iter().any(|list| has(list)) {
+        return Ok(None);
+    }
+    if let Some(node) = object.cursor.node.template() {
+        return Err(Error::content(format!("{}:{}: this is a template", edits.name, node.line))
+            .hint("render the chart first (helm template), or use --helm"));
+    }
+    if matches!(kind, "StatefulSet" | "ReplicaSet" | "ReplicationController") {
+        warn(
+            warnings,
+            &object.cursor,
+            format!(
+                "{kind} {} runs Kong and is left as it is: make it a Deployment or a DaemonSet first",
+                object.name()
+            ),
+        );
+        return Ok(None);
+    }
+    let Some(pod) = object.cursor.at(path)? else { return Ok(None) };
+    let Some(spec) = pod.get("spec")? else { return Ok(None) };
+    let serves = has("containers") && matches!(kind, "Deployment" | "DaemonSet" | "Pod");
+    let mut workload = Workload {
+        namespace: object.namespace(),
+        labels: pod.node.at(&["metadata", "labels"]),
+        ports: Vec::new(),
+        containers: 0,
+        serves,
+    };
+    for list in LISTS {
+        let Some(containers) = spec.get(list)? else { continue };
+        for container in containers.items().iter().filter(|container| is_kong(container.node)) {
+            let role = match list {
+                "containers" if serves => Role::Serves,
+                _ if serves => Role::Helps,
+                _ => Role::Works,
+            };
+            workload.containers += 1;
+            container::edit(container, role, &spec, edits, options, warnings, &mut workload.ports)?;
+        }
+    }
+    match &options.way {
+        Way::Capability { .. } => {
+            if serves {
+                host_network(&spec, edits, warnings)?;
+            }
+            if let Some(capabilities) = spec.node.at(&["securityContext", "capabilities"]) {
+                let place = Cursor { node: capabilities, ..spec.clone() };
+                warn(
+                    warnings,
+                    &place,
+                    "capabilities in the securityContext of the pod are ignored by Kubernetes: they belong to containers, and there they are now",
+                );
+            }
+            if kind == "Deployment" && serves {
+                daemon_set(object, &pod, edits, warnings)?;
+            }
+            if kind == "DaemonSet" && serves {
+                api_version(object, edits)?;
+                if let Some(surge) = object.cursor.node.at(&["spec", "updateStrategy", "rollingUpdate", "maxSurge"])
+                    && surge.text() != Some("0")
+                {
+                    let place = Cursor { node: surge, ..object.cursor.clone() };
+                    warn(
+                        warnings,
+                        &place,
+                        "maxSurge starts the new pod beside the old one, which still has ports 80 and 443 of the node: use maxUnavailable",
+                    );
+                }
+            }
+        }
+        Way::Sysctl if serves => sysctl(&spec, edits)?,
+        Way::Sysctl => {}
+    }
+    Ok(Some(workload))
+}
+
+fn host_network(spec: &Cursor<'_>, edits: &mut Edits<'_>, warnings: &mut Vec<Warning>) -> Result<()> {
+    if spec.text("hostNetwork")? != Some("true") {
+        edits.set(spec, "containers", "hostNetwork", &New::Plain("true"), "hostNetwork: true")?;
+    }
+    match spec.text("dnsPolicy")? {
+        Some("ClusterFirstWithHostNet") => {}
+        None | Some("ClusterFirst") => {
+            let (value, what) = (New::Text("ClusterFirstWithHostNet"), "dnsPolicy: ClusterFirstWithHostNet");
+            edits.set(spec, "containers", "dnsPolicy", &value, what)?;
+        }
+        Some(other) => warn(
+            warnings,
+            spec,
+            format!("dnsPolicy {other} stays: names of Services may not resolve on the host network"),
+        ),
+    }
+    warn(
+        warnings,
+        spec,
+        "Pod Security: hostNetwork violates the levels baseline and restricted, and allowPrivilegeEscalation: true violates restricted; the namespace needs pod-security.kubernetes.io/enforce: privileged",
+    );
+    Ok(())
+}
+
+fn api_version(object: &Object<'_>, edits: &mut Edits<'_>) -> Result<()> {
+    match object.cursor.get("apiVersion")? {
+        Some(version) if version.node.text() != Some("apps/v1") => {
+            let old = version.node.text().unwrap_or_default();
+            edits.replace(&version, "apps/v1", format!("apiVersion {old} → apps/v1"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Deployment → DaemonSet. Selector and labels stay.
+fn daemon_set(object: &Object<'_>, pod: &Cursor<'_>, edits: &mut Edits<'_>, warnings: &mut Vec<Warning>) -> Result<()> {
+    let name = object.name();
+    api_version(object, edits)?;
+    if let Some(kind) = object.cursor.get("kind")? {
+        edits.replace(&kind, "DaemonSet", "kind Deployment → DaemonSet")?;
+        warn(
+            warnings,
+            &kind,
+            format!(
+                "kubectl apply makes the DaemonSet and leaves the old Deployment: kubectl delete deployment {name}"
+            ),
+        );
+    }
+    if object.cursor.get("status")?.is_some() {
+        edits.remove(&object.cursor, "status", "status removed")?;
+    }
+    let Some(spec) = object.cursor.get("spec")? else { return Ok(()) };
+    for key in DEPLOYMENT_ONLY {
+        if spec.node.get(key).is_some() {
+            edits.remove(&spec, key, format!("{key} removed"))?;
+        }
+    }
+    // extensions/v1beta1 and apps/v1beta1 took it from the labels; apps/v1 wants it written.
+    if spec.get("selector")?.is_none_or(|selector| selector.node.is_null()) {
+        let labels = pod.node.at(&["metadata", "labels"]).map(Node::entries).unwrap_or_default();
+        let labels: Vec<_> = labels.iter().filter_map(|(k, v)| Some((k.text()?, New::Text(v.text()?)))).collect();
+        let selector = New::Map(vec![("matchLabels", New::Map(labels))]);
+        edits.set(
+            &spec,
+            "template",
+            "selector",
+            &selector,
+            "selector: the labels of the pod, which apps/v1 wants written",
+        )?;
+    }
+    Ok(())
+}
+
+/// `net.ipv4.ip_unprivileged_port_start`, which kubelet refuses in the network of the node.
+fn sysctl(spec: &Cursor<'_>, edits: &mut Edits<'_>) -> Result<()> {
+    if let Some(network) = spec.get("hostNetwork")?.filter(|network| network.node.text() == Some("true")) {
+        return Err(Error::usage(format!(
+            "{}: the pod has hostNetwork, and kubelet refuses {SYSCTL} there (SysctlForbidden)",
+            network.place()
+        ))
+        .hint("take hostNetwork out, or patch the image and use --image"));
+    }
+    let what = format!("sysctl {SYSCTL}: 80");
+    let new = || New::Map(vec![("name", New::Text(SYSCTL)), ("value", New::Text("80"))]);
+    let Some(context) = spec.get("securityContext")?.filter(|context| !context.node.is_null()) else {
+        let context = New::Map(vec![("sysctls", New::List(vec![new()]))]);
+        return edits.set(spec, "containers", "securityContext", &context, what);
+    };
+    let Some(sysctls) = context.get("sysctls")?.filter(|sysctls| !sysctls.node.is_null()) else {
+        return edits.set(&context, "", "sysctls", &New::List(vec![new()]), what);
+    };
+    let there = sysctls.items().into_iter().find(|item| item.node.text_at(&["name"]) == Some(SYSCTL));
+    match there.map(|item| item.get("value")).transpose()?.flatten() {
+        None => edits.append(&sysctls, &new(), what),
+        Some(value) if value.node.text().and_then(|text| text.parse::<u16>().ok()).is_some_and(|start| start <= 80) => {
+            Ok(())
+        }
+        Some(value) => edits.replace(&value, "80", what),
+    }
+}
