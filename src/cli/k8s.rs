@@ -94,8 +94,13 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     let outcome = kubernetes::rewrite(&manifests, &options)?;
     if outcome.containers == 0 {
         let names: Vec<String> = options.old.iter().map(Reference::to_string).collect();
-        return Err(Error::not_found(format!("no container that can be edited uses {}", names.join(" or ")))
-            .hint("name the image that is to be replaced with --old IMAGE"));
+        let template = manifests.iter().any(|manifest| manifest.text.contains("{{"));
+        let hint = if template {
+            "templates cannot be edited: render the chart first (helm template), or use --helm"
+        } else {
+            "name the image that is to be replaced with --old IMAGE"
+        };
+        return Err(Error::not_found(format!("no container that can be edited uses {}", names.join(" or "))).hint(hint));
     }
     if arguments.write {
         for (file, edited) in
@@ -196,11 +201,9 @@ fn replace(file: &Path, text: &str) -> Result<()> {
 }
 
 fn diff(old: &Manifest, new: &Edited) -> String {
-    let (before, after) = (&old.text, &new.manifest.text);
-    TextDiff::from_lines(before, after)
-        .unified_diff()
-        .header(&format!("a/{}", old.name), &format!("b/{}", old.name))
-        .to_string()
+    let name = old.name.trim_start_matches('/');
+    let (a, b) = (format!("a/{name}"), format!("b/{name}"));
+    TextDiff::from_lines(&old.text, &new.manifest.text).unified_diff().header(&a, &b).to_string()
 }
 
 /// All results as one stream of documents.

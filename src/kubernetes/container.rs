@@ -4,7 +4,7 @@ use super::cursor::Cursor;
 use super::edit::Edits;
 use super::new::New;
 use super::{Options, PORTS, Warning, Way, warn};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kong::{Version, listen, ports};
 
 /// What a container does with the image.
@@ -85,11 +85,12 @@ fn environment(
     for variable in &variables {
         let Some(key) = variable.text("name")? else { continue };
         let value = variable.get("value")?;
+        let mut rewrite: fn(&str) -> Result<String> = low_ports;
         match key {
             "KONG_PROXY_LISTEN" => {
                 listens = Some(value.as_ref().and_then(|value| value.node.text()).unwrap_or_default())
             }
-            "KONG_STREAM_LISTEN" if options.stream => {}
+            "KONG_STREAM_LISTEN" if options.stream => rewrite = low_addresses,
             "KONG_PROXY_LISTEN_FILE" => {
                 listens = Some("");
                 warn(
@@ -136,9 +137,9 @@ fn environment(
             continue;
         };
         let old = value.node.text().unwrap_or_default();
-        let new = ports::remap(old, &PORTS).map_err(|error| error.context(value.place()))?;
+        let new = rewrite(old).map_err(|error| error.context(value.place()))?;
         if new != old {
-            edits.rewrite(&value, |raw| ports::remap(raw, &PORTS), format!("container {name}: {key} {old} → {new}"))?;
+            edits.rewrite(&value, rewrite, format!("container {name}: {key} {old} → {new}"))?;
         } else if key == "KONG_PROXY_LISTEN"
             && listen::parse(&new, None).is_ok_and(|all| !all.is_empty() && !all.iter().any(|one| one.port < 1024))
         {
@@ -151,10 +152,8 @@ fn environment(
     }
     if role == Role::Helps {
         if host_network && starts_kong(container) {
-            let on = listens.map_or_else(
-                || "Kong's default ports 8000 and 8443".to_owned(),
-                |listens| ports::remap(listens, &PORTS).unwrap_or_default(),
-            );
+            let on = listens.and_then(|value| reachable(&low_ports(value).ok()?));
+            let on = on.unwrap_or_else(|| "Kong's default ports 8000 and 8443".to_owned());
             warn(
                 warnings,
                 container,
@@ -187,6 +186,27 @@ fn environment(
     Ok(())
 }
 
+fn low_ports(value: &str) -> Result<String> {
+    if value.contains("{{") {
+        return Err(template());
+    }
+    // Its hint is for another command.
+    ports::remap(value, &PORTS).map_err(|error| Error::content(error.to_string()).hint("mend it in the manifest first"))
+}
+
+/// The same for stream listeners, which have flags of their own (`subsystem_flags.stream` in Kong's loader).
+fn low_addresses(value: &str) -> Result<String> {
+    let listener = |text: &str| match text.split_whitespace().find(|word| word.contains(':')) {
+        Some(address) => Ok(text.replacen(address, &low_ports(address)?, 1)),
+        None => Ok(text.to_owned()),
+    };
+    Ok(value.split(',').map(listener).collect::<Result<Vec<_>>>()?.join(","))
+}
+
+fn template() -> Error {
+    Error::content("this is a template").hint("render the chart first (helm template), or use --helm")
+}
+
 /// The listeners that are not on loopback addresses only.
 fn reachable(value: &str) -> Option<String> {
     let listeners = listen::parse(value, None).ok()?;
@@ -215,6 +235,10 @@ fn container_ports(
         let Some(number) = port.get("containerPort")? else { continue };
         let name = port.text("name")?.unwrap_or_default();
         let old = number.node.text().unwrap_or_default();
+        if old.contains("{{") {
+            return Err(template().context(number.place()));
+        }
+        let shown = if name.is_empty() { String::new() } else { format!("{name} ") };
         let tcp = port.text("protocol")?.is_none_or(|protocol| protocol == "TCP");
         let other = OTHER_PORTS.iter().any(|other| name.starts_with(other));
         let is = |port: &u16| old.parse() == Ok(*port);
@@ -223,7 +247,7 @@ fn container_ports(
             new = low.to_string();
             proxy_ports.push((name.to_owned(), *low));
             if !is(low) {
-                edits.replace_number(&number, &new, format!("container port {name} {old} → {new}"));
+                edits.replace_number(&number, &new, format!("container port {shown}{old} → {new}"));
             }
         }
         // On the host network the two must be equal, or the API server refuses the pod.
@@ -232,10 +256,10 @@ fn container_ports(
                 warn(
                     warnings,
                     &host,
-                    format!("hostPort of port {name} must be {old} with hostNetwork, or the pod is refused"),
+                    format!("hostPort of port {shown}must be {old} with hostNetwork, or the pod is refused"),
                 );
             } else {
-                edits.replace_number(&host, &new, format!("host port {name} → {new}"));
+                edits.replace_number(&host, &new, format!("host port {shown}→ {new}"));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Edits of raw text: only the bytes of what changes are replaced, and the result is read again to prove it.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use granit_parser::ScalarStyle;
@@ -34,8 +35,10 @@ pub(super) struct Edits<'a> {
     text: &'a str,
     stream: &'a Stream,
     line_end: &'static str,
+    /// Columns that a nested mapping is indented by.
+    step: usize,
     edits: Vec<Edit>,
-    removed: Vec<usize>,
+    removed: HashSet<usize>,
     pub(super) changes: Vec<Change>,
 }
 
@@ -43,7 +46,10 @@ impl<'a> Edits<'a> {
     pub(super) fn new(name: &'a str, text: &'a str, stream: &'a Stream) -> Self {
         let crlf = text.split_once('\n').is_some_and(|(line, _)| line.ends_with('\r'));
         let line_end = if crlf { "\r\n" } else { "\n" };
-        Edits { name, text, stream, line_end, edits: Vec::new(), removed: Vec::new(), changes: Vec::new() }
+        let roots = stream.documents.iter().filter_map(|document| document.root.as_ref());
+        let nested = roots.flat_map(Node::entries).find(|(_, value)| matches!(value.value, Value::Mapping(_, false)));
+        let step = nested.map_or(2, |(key, value)| value.column.saturating_sub(key.column).clamp(1, 8));
+        Edits { name, text, stream, line_end, step, edits: Vec::new(), removed: HashSet::new(), changes: Vec::new() }
     }
 
     /// Notes a change at `cursor`.
@@ -221,7 +227,7 @@ impl<'a> Edits<'a> {
     pub(super) fn remove_document(&mut self, at: usize, line: usize, what: impl Into<String>) {
         if let Some(document) = self.stream.documents.get(at) {
             self.edits.push(Edit { at: document.span.clone(), new: String::new(), owner: document.span.clone() });
-            self.removed.push(at);
+            self.removed.insert(at);
             self.note(line, at.to_string(), what);
         }
     }
@@ -241,15 +247,16 @@ impl<'a> Edits<'a> {
     fn block_entry(&self, key: &str, new: &New<'_>, column: usize) -> String {
         match new {
             New::Map(entries) => {
-                let line = self.new_line(column + 2);
+                let column = column + self.step;
+                let line = self.new_line(column);
                 let lines: String = entries
                     .iter()
-                    .map(|(key, value)| format!("{line}{}", self.block_entry(key, value, column + 2)))
+                    .map(|(key, value)| format!("{line}{}", self.block_entry(key, value, column)))
                     .collect();
                 format!("{key}:{lines}")
             }
             New::List(items) if items.iter().any(|item| matches!(item, New::Map(_))) => {
-                let line = self.new_line(column + 2);
+                let line = self.new_line(column + self.step);
                 let lines: String = items.iter().map(|item| format!("{line}- {}", item.flow(false))).collect();
                 format!("{key}:{lines}")
             }
@@ -292,19 +299,12 @@ impl<'a> Edits<'a> {
         self.edits.sort_by_key(|edit| edit.at.start);
         let mut new = String::with_capacity(self.text.len());
         let mut copied = 0;
+        let shared = Shared::new(&self.stream.shared);
         for edit in &self.edits {
-            for (anchored, line) in &self.stream.shared {
-                let within = |inner: &Range<usize>, outer: &Range<usize>| {
-                    outer.start <= inner.start && inner.end <= outer.end && !inner.is_empty()
-                };
-                let document = self.stream.documents.iter().any(|document| document.span == edit.at);
-                if !document && (within(&edit.owner, anchored) || within(anchored, &edit.at)) {
-                    let place = format!("{}:{line}", self.name);
-                    return Err(Error::content(format!(
-                        "{place}: an alias stands for this elsewhere, and it would change too"
-                    ))
-                    .hint(SHARED));
-                }
+            if let Some(line) = shared.touched(edit) {
+                let place = format!("{}:{line}", self.name);
+                let why = format!("{place}: an alias stands for this elsewhere, and it would change too");
+                return Err(Error::content(why).hint(SHARED));
             }
             let kept = self.text.get(copied..edit.at.start).ok_or_else(|| self.impossible("two edits overlap"))?;
             new.push_str(kept);
@@ -321,6 +321,7 @@ impl<'a> Edits<'a> {
         let stream = yaml::read(new, self.name).map_err(|error| self.impossible(&error.to_string()))?;
         let mut old = self.stream.documents.iter().enumerate().filter(|(at, _)| !self.removed.contains(at));
         let mut new = stream.documents.iter();
+        let paths: HashSet<&str> = self.changes.iter().map(|change| change.path.as_str()).collect();
         loop {
             let (before, after) = (old.next(), new.next());
             let mut found = Vec::new();
@@ -335,11 +336,10 @@ impl<'a> Edits<'a> {
                 (None, Some(new)) if new.root.as_ref().is_none_or(Node::is_null) => {}
                 _ => return Err(self.impossible("a document came or went")),
             }
+            // The path itself, or one above it.
             let declared = |path: &String| {
-                let below = |change: &Change| {
-                    path.strip_prefix(&change.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-                };
-                self.changes.iter().any(below)
+                let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
+                ends.into_iter().any(|end| paths.contains(&path[..end]))
             };
             if let Some(path) = found.iter().find(|path| !declared(path)) {
                 return Err(self.impossible(&format!("{path} would change too")));
@@ -350,6 +350,42 @@ impl<'a> Edits<'a> {
     fn impossible(&self, why: &str) -> Error {
         Error::content(format!("{}: this cannot be edited without changing something else: {why}", self.name))
             .hint("write it in a plainer form, such as kubectl prints it")
+    }
+}
+
+/// Where nodes are that aliases stand for elsewhere.
+struct Shared<'a> {
+    /// By their starts; each with the place among them, so far, that ends last.
+    spans: Vec<(&'a Range<usize>, usize, &'a Range<usize>, usize)>,
+}
+
+impl<'a> Shared<'a> {
+    fn new(anchored: &'a [(Range<usize>, usize)]) -> Self {
+        let mut all: Vec<_> = anchored.iter().filter(|(span, _)| !span.is_empty()).collect();
+        all.sort_by_key(|(span, _)| (span.start, std::cmp::Reverse(span.end)));
+        let mut spans: Vec<(&Range<usize>, usize, &Range<usize>, usize)> = Vec::with_capacity(all.len());
+        for (span, line) in all {
+            let (widest, at) = match spans.last() {
+                Some((_, _, widest, at)) if widest.end >= span.end => (*widest, *at),
+                _ => (span, *line),
+            };
+            spans.push((span, *line, widest, at));
+        }
+        Shared { spans }
+    }
+
+    /// The line of what `edit` would change for aliases too. Nodes lie in each other or apart.
+    fn touched(&self, edit: &Edit) -> Option<usize> {
+        let before = self.spans.partition_point(|(span, ..)| span.start <= edit.owner.start);
+        let around = before.checked_sub(1).and_then(|at| self.spans.get(at));
+        if let Some((_, _, widest, line)) = around
+            && widest.end >= edit.owner.end
+        {
+            return Some(*line);
+        }
+        let first = self.spans.partition_point(|(span, ..)| span.start < edit.at.start);
+        let inside = self.spans.get(first).filter(|(span, ..)| span.start < edit.at.end);
+        inside.filter(|_| edit.owner != edit.at || !edit.new.is_empty()).map(|(_, line, ..)| *line)
     }
 }
 

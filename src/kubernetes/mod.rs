@@ -175,7 +175,8 @@ impl<'a> Object<'a> {
         let spec = self.cursor.node.at(&["spec", "template", "spec"]);
         let kong = |node: &yaml::Node| node.text_at(&["image"]).is_some_and(|image| options.is_kong(image));
         let containers = spec.and_then(|spec| spec.get("containers")).map(yaml::Node::items).unwrap_or_default();
-        self.kind() == "Deployment" && containers.iter().any(kong)
+        let host_network = matches!(options.way, Way::Capability { .. });
+        host_network && self.kind() == "Deployment" && containers.iter().any(kong)
     }
 
     fn namespace(&self) -> Option<&'a str> {

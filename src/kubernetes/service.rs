@@ -1,5 +1,9 @@
 //! Services in front of Kong, and what refers to objects that go.
 
+use std::collections::HashSet;
+
+use indexmap::IndexMap;
+
 use super::cursor::Cursor;
 use super::edit::Edits;
 use super::new::New;
@@ -65,6 +69,7 @@ pub(super) fn edit(
     }
     take_out(&gone, files, warnings)?;
     references(objects, &gone, options, warnings);
+    pod_security(objects, workloads, options, warnings);
     Ok(())
 }
 
@@ -88,77 +93,87 @@ fn leads(target: &Cursor<'_>, workload: &Workload<'_>) -> Leads {
 }
 
 fn take_out(gone: &[&Object<'_>], files: &mut [Edits<'_>], warnings: &mut Vec<Warning>) -> Result<()> {
-    for (at, service) in gone.iter().enumerate() {
+    let mut lists: IndexMap<(usize, &str), Vec<&Object<'_>>> = IndexMap::new();
+    for service in gone {
         let name = service.name();
-        let what = format!("Service {name} removed: Kong has ports 80 and 443 itself");
-        let edits = &mut files[service.file];
         match &service.list {
-            None => edits.remove_document(service.document, service.cursor.node.line, what),
+            None => {
+                let edits = &mut files[service.file];
+                edits.remove_document(service.document, service.cursor.node.line, removed(name));
+            }
             // Those of one list go together.
             Some((list, _)) => {
-                let same = |other: &&&Object<'_>| {
-                    other.file == service.file && other.list.as_ref().is_some_and(|(l, _)| l.path == list.path)
-                };
-                if !gone[..at].iter().any(|other| same(&other)) {
-                    let which: Vec<usize> = gone.iter().filter(same).filter_map(|o| Some(o.list.as_ref()?.1)).collect();
-                    edits.remove_items(list, &which, &what)?;
-                }
+                lists.entry((service.file, &list.path)).or_default().push(service);
             }
         }
-        warn(
-            warnings,
-            &service.cursor,
-            format!(
-                "kubectl apply leaves the Service that is no longer in the manifest: kubectl delete service {name}"
-            ),
-        );
+        let message = format!("kubectl apply leaves what is no longer in a manifest: kubectl delete service {name}");
+        warn(warnings, &service.cursor, message);
         if service.cursor.node.text_at(&["spec", "type"]) == Some("LoadBalancer") {
-            warn(
-                warnings,
-                &service.cursor,
-                format!("Service {name} is a LoadBalancer, and its address goes with it; --keep-service keeps it"),
-            );
+            let message =
+                format!("Service {name} is a LoadBalancer, and its address goes with it; --keep-service keeps it");
+            warn(warnings, &service.cursor, message);
+        }
+    }
+    for ((file, _), services) in lists {
+        let items: Vec<usize> = services.iter().filter_map(|service| Some(service.list.as_ref()?.1)).collect();
+        let names: Vec<&str> = services.iter().map(|service| service.name()).collect();
+        if let Some((list, _)) = services.first().and_then(|service| service.list.as_ref()) {
+            files[file].remove_items(list, &items, &removed(&names.join(", ")))?;
         }
     }
     Ok(())
 }
 
+fn removed(name: &str) -> String {
+    format!("Service {name} removed: Kong has ports 80 and 443 itself")
+}
+
 /// Objects that name one that went or changed its kind.
 fn references(objects: &[Object<'_>], gone: &[&Object<'_>], options: &Options, warnings: &mut Vec<Warning>) {
-    let converted = |name: Option<&str>| {
-        matches!(options.way, Way::Capability { .. })
-            && objects.iter().any(|o| o.kind() == "Deployment" && Some(o.name()) == name && o.converted(options))
-    };
-    for object in objects {
-        if object.kind() == "HorizontalPodAutoscaler"
-            && converted(object.cursor.node.text_at(&["spec", "scaleTargetRef", "name"]))
-        {
-            warn(
-                warnings,
-                &object.cursor,
-                format!(
-                    "HorizontalPodAutoscaler {} scales a Deployment that is a DaemonSet now: remove it",
-                    object.name()
-                ),
-            );
+    let services: HashSet<&str> = gone.iter().map(|service| service.name()).filter(|name| !name.is_empty()).collect();
+    let converted: HashSet<&str> =
+        objects.iter().filter(|object| object.converted(options)).map(Object::name).collect();
+    let removed: HashSet<*const Node> = gone.iter().map(|service| std::ptr::from_ref(service.cursor.node)).collect();
+    for object in objects.iter().filter(|object| !removed.contains(&std::ptr::from_ref(object.cursor.node))) {
+        let scaled = object.cursor.node.text_at(&["spec", "scaleTargetRef", "name"]).unwrap_or_default();
+        if object.kind() == "HorizontalPodAutoscaler" && converted.contains(scaled) {
+            let message = format!("{} scales Deployment {scaled}, which is a DaemonSet now: remove it", object.name());
+            warn(warnings, &object.cursor, message);
         }
         let mut texts = Vec::new();
         object.cursor.node.texts(&mut texts);
-        for service in gone.iter().filter(|service| !std::ptr::eq(**service, object)) {
-            let name = service.name();
-            let names = |text: &str| {
-                let rest = text.rsplit_once('/').map_or(text, |(_, rest)| rest);
-                (rest == name && (text != name || object.kind() == "Ingress"))
-                    || text.contains(&format!("{name}.")) && text.contains(".svc")
-            };
-            if let Some(node) = texts.iter().find(|node| !name.is_empty() && node.text().is_some_and(names)) {
+        for node in texts {
+            if let Some(name) = node.text().and_then(|text| service_in(text, object.kind(), &services)) {
                 let place = Cursor { node, ..object.cursor.clone() };
-                warn(
-                    warnings,
-                    &place,
-                    format!("this names the Service {name}, which is removed; --keep-service keeps it"),
-                );
+                warn(warnings, &place, format!("this names Service {name}, which is removed; --keep-service keeps it"));
             }
+        }
+    }
+}
+
+/// The Service that a text names: NAMESPACE/NAME, a DNS name below .svc, or a backend of an Ingress.
+fn service_in<'a>(text: &'a str, kind: &str, services: &HashSet<&str>) -> Option<&'a str> {
+    let known = |name: &&str| services.contains(*name);
+    let label = |c: char| !c.is_ascii_alphanumeric() && c != '-';
+    match text.rsplit_once('/') {
+        None if kind == "Ingress" => Some(text).filter(known),
+        Some((_, name)) if services.contains(name) => Some(name),
+        _ if text.contains(".svc") => text.split(label).find(known),
+        _ => None,
+    }
+}
+
+/// Namespaces that will not admit the pods.
+fn pod_security(objects: &[Object<'_>], workloads: &[Workload<'_>], options: &Options, warnings: &mut Vec<Warning>) {
+    let host_network = matches!(options.way, Way::Capability { .. });
+    let used: HashSet<Option<&str>> = workloads.iter().map(|workload| workload.namespace).collect();
+    for object in objects.iter().filter(|object| host_network && object.kind() == "Namespace") {
+        let level = object.cursor.node.text_at(&["metadata", "labels", "pod-security.kubernetes.io/enforce"]);
+        if let Some(level @ ("baseline" | "restricted")) = level
+            && used.contains(&Some(object.name()))
+        {
+            let message = format!("Namespace {} enforces the level {level} and will refuse these pods", object.name());
+            warn(warnings, &object.cursor, message);
         }
     }
 }

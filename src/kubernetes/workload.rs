@@ -106,24 +106,22 @@ pub(super) fn edit<'a>(
             container::edit(container, role, &spec, edits, options, warnings, &mut workload.ports)?;
         }
     }
+    if let Some(capabilities) = spec.node.at(&["securityContext", "capabilities"]) {
+        let place = Cursor { node: capabilities, ..spec.clone() };
+        let message =
+            "capabilities in the securityContext of a pod are ignored by Kubernetes: they belong to containers";
+        warn(warnings, &place, message);
+    }
     match &options.way {
         Way::Capability { .. } => {
             if serves {
                 host_network(&spec, edits, warnings)?;
             }
-            if let Some(capabilities) = spec.node.at(&["securityContext", "capabilities"]) {
-                let place = Cursor { node: capabilities, ..spec.clone() };
-                warn(
-                    warnings,
-                    &place,
-                    "capabilities in the securityContext of the pod are ignored by Kubernetes: they belong to containers, and there they are now",
-                );
-            }
             if kind == "Deployment" && serves {
                 daemon_set(object, &pod, edits, warnings)?;
             }
             if kind == "DaemonSet" && serves {
-                api_version(object, edits)?;
+                api_version(object, &pod, edits)?;
                 if let Some(surge) = object.cursor.node.at(&["spec", "updateStrategy", "rollingUpdate", "maxSurge"])
                     && surge.text() != Some("0")
                 {
@@ -146,12 +144,16 @@ fn host_network(spec: &Cursor<'_>, edits: &mut Edits<'_>, warnings: &mut Vec<War
     if spec.text("hostNetwork")? != Some("true") {
         edits.set(spec, "containers", "hostNetwork", &New::Plain("true"), "hostNetwork: true")?;
     }
-    match spec.text("dnsPolicy")? {
-        Some("ClusterFirstWithHostNet") => {}
-        None | Some("ClusterFirst") => {
-            let (value, what) = (New::Text("ClusterFirstWithHostNet"), "dnsPolicy: ClusterFirstWithHostNet");
-            edits.set(spec, "containers", "dnsPolicy", &value, what)?;
+    let (policy, what) = ("ClusterFirstWithHostNet", "dnsPolicy: ClusterFirstWithHostNet");
+    let there = spec.get("dnsPolicy")?.filter(|there| !there.node.is_null());
+    match there.as_ref().and_then(|there| there.node.text()) {
+        None => edits.set(spec, "containers", "dnsPolicy", &New::Text(policy), what)?,
+        Some("ClusterFirst") => {
+            if let Some(there) = &there {
+                edits.replace(there, policy, what)?;
+            }
         }
+        Some("ClusterFirstWithHostNet") => {}
         Some(other) => warn(
             warnings,
             spec,
@@ -166,20 +168,36 @@ fn host_network(spec: &Cursor<'_>, edits: &mut Edits<'_>, warnings: &mut Vec<War
     Ok(())
 }
 
-fn api_version(object: &Object<'_>, edits: &mut Edits<'_>) -> Result<()> {
+/// apps/v1, with what it asks for.
+fn api_version(object: &Object<'_>, pod: &Cursor<'_>, edits: &mut Edits<'_>) -> Result<()> {
     match object.cursor.get("apiVersion")? {
         Some(version) if version.node.text() != Some("apps/v1") => {
             let old = version.node.text().unwrap_or_default();
-            edits.replace(&version, "apps/v1", format!("apiVersion {old} → apps/v1"))
+            edits.replace(&version, "apps/v1", format!("apiVersion {old} → apps/v1"))?;
         }
-        _ => Ok(()),
+        _ => {}
     }
+    let Some(spec) = object.cursor.get("spec")? else { return Ok(()) };
+    // extensions/v1beta1 and apps/v1beta1 took it from the labels; apps/v1 wants it written.
+    if spec.get("selector")?.is_none_or(|selector| selector.node.is_null()) {
+        let labels = pod.node.at(&["metadata", "labels"]).map(Node::entries).unwrap_or_default();
+        let labels: Vec<_> = labels.iter().filter_map(|(k, v)| Some((k.text()?, New::Text(v.text()?)))).collect();
+        let selector = New::Map(vec![("matchLabels", New::Map(labels))]);
+        edits.set(
+            &spec,
+            "template",
+            "selector",
+            &selector,
+            "selector: the labels of the pod, which apps/v1 wants written",
+        )?;
+    }
+    Ok(())
 }
 
 /// Deployment → DaemonSet. Selector and labels stay.
 fn daemon_set(object: &Object<'_>, pod: &Cursor<'_>, edits: &mut Edits<'_>, warnings: &mut Vec<Warning>) -> Result<()> {
     let name = object.name();
-    api_version(object, edits)?;
+    api_version(object, pod, edits)?;
     if let Some(kind) = object.cursor.get("kind")? {
         edits.replace(&kind, "DaemonSet", "kind Deployment → DaemonSet")?;
         warn(
@@ -198,19 +216,6 @@ fn daemon_set(object: &Object<'_>, pod: &Cursor<'_>, edits: &mut Edits<'_>, warn
         if spec.node.get(key).is_some() {
             edits.remove(&spec, key, format!("{key} removed"))?;
         }
-    }
-    // extensions/v1beta1 and apps/v1beta1 took it from the labels; apps/v1 wants it written.
-    if spec.get("selector")?.is_none_or(|selector| selector.node.is_null()) {
-        let labels = pod.node.at(&["metadata", "labels"]).map(Node::entries).unwrap_or_default();
-        let labels: Vec<_> = labels.iter().filter_map(|(k, v)| Some((k.text()?, New::Text(v.text()?)))).collect();
-        let selector = New::Map(vec![("matchLabels", New::Map(labels))]);
-        edits.set(
-            &spec,
-            "template",
-            "selector",
-            &selector,
-            "selector: the labels of the pod, which apps/v1 wants written",
-        )?;
     }
     Ok(())
 }

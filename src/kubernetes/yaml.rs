@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, StructureStyle};
+use indexmap::IndexMap;
 
 use crate::error::{Error, Result};
 
@@ -128,20 +129,20 @@ impl Node {
     }
 }
 
-/// Paths at which the new tree differs from the old one, as `a/b/0`; a list of another length differs as a whole.
+/// Paths at which the new tree differs from the old one, as `a/b/0`; a list of another length differs as a whole, and so
+/// does a mapping with keys that are no text.
 pub(super) fn differences(old: &Node, new: &Node, path: &str, found: &mut Vec<String>) {
     let below = |key: &str| format!("{path}/{key}");
     match (&old.value, &new.value) {
         (Value::Mapping(a, _), Value::Mapping(b, _)) => {
-            for (key, value) in a {
-                let name = key.text().unwrap_or("?");
-                match b.iter().find(|(other, _)| same(key, other)) {
-                    Some((_, other)) => differences(value, other, &below(name), found),
-                    None => found.push(below(name)),
+            let (Some(a), Some(b)) = (by_key(a), by_key(b)) else { return found.push(path.to_owned()) };
+            for (key, value) in &a {
+                match b.get(key) {
+                    Some(other) => differences(value, other, &below(key), found),
+                    None => found.push(below(key)),
                 }
             }
-            let added = b.iter().filter(|(key, _)| !a.iter().any(|(other, _)| same(key, other)));
-            found.extend(added.map(|(key, _)| below(key.text().unwrap_or("?"))));
+            found.extend(b.keys().filter(|key| !a.contains_key(*key)).map(|key| below(key)));
         }
         (Value::Sequence(a, _), Value::Sequence(b, _)) if a.len() == b.len() => {
             a.iter().zip(b).enumerate().for_each(|(at, (a, b))| differences(a, b, &below(&at.to_string()), found));
@@ -152,10 +153,13 @@ pub(super) fn differences(old: &Node, new: &Node, path: &str, found: &mut Vec<St
     }
 }
 
-fn same(a: &Node, b: &Node) -> bool {
-    let mut found = Vec::new();
-    differences(a, b, "", &mut found);
-    found.is_empty()
+fn by_key(entries: &[(Node, Node)]) -> Option<IndexMap<&str, &Node>> {
+    let mut found = IndexMap::with_capacity(entries.len());
+    for (key, value) in entries {
+        let Value::Scalar(text, _) = &key.value else { return None };
+        found.insert(text.as_str(), value);
+    }
+    Some(found)
 }
 
 /// Reads all documents of `text`; `name` is what to call it in errors.
@@ -165,7 +169,7 @@ fn same(a: &Node, b: &Node) -> bool {
 /// deeper than 255 or has more than 500,000 nodes.
 pub(super) fn read(text: &str, name: &str) -> Result<Stream> {
     let mut stream = Stream { documents: Vec::new(), shared: Vec::new() };
-    let mut builder = Builder::default();
+    let mut builder = Builder { text, ..Builder::default() };
     let mut nodes = 0;
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
@@ -196,7 +200,7 @@ fn broken(text: &str, line: usize, why: &str) -> Error {
     if text.contains("{{") {
         return error.hint("templates cannot be edited: render the chart first (helm template), or use --helm");
     }
-    if indentation(here) {
+    if indentation(here) || why.contains(" tab") {
         return error.hint("YAML allows no tabs for indentation: use spaces");
     }
     error
@@ -204,7 +208,8 @@ fn broken(text: &str, line: usize, why: &str) -> Error {
 
 /// What is open while events come in.
 #[derive(Default)]
-struct Builder {
+struct Builder<'a> {
+    text: &'a str,
     open: Vec<(Node, Option<Node>)>,
     /// Anchors of the document: identifier, place and line.
     anchors: Vec<(usize, Range<usize>, usize)>,
@@ -212,7 +217,7 @@ struct Builder {
     first_is_explicit: bool,
 }
 
-impl Builder {
+impl Builder<'_> {
     fn take(&mut self, event: Event<'_>, span: &Span, stream: &mut Stream) -> Result<()> {
         let node = |value, anchor| {
             let bytes = span.byte_range().unwrap_or_default();
@@ -262,7 +267,7 @@ impl Builder {
         Ok(())
     }
 
-    fn add(&mut self, node: Node, stream: &mut Stream) -> Result<()> {
+    fn add(&mut self, mut node: Node, stream: &mut Stream) -> Result<()> {
         if node.anchor != 0 {
             self.anchors.push((node.anchor, node.span.clone(), node.line));
         }
@@ -275,13 +280,28 @@ impl Builder {
             Some((parent, key)) => match &mut parent.value {
                 Value::Sequence(items, _) => items.push(node),
                 Value::Mapping(entries, _) => match key.take() {
-                    Some(key) => entries.push((key, node)),
+                    Some(key) => {
+                        dash(self.text, &key, &mut node);
+                        entries.push((key, node));
+                    }
                     None => *key = Some(node),
                 },
                 _ => return Err(Error::failed("internal error: a scalar with children")),
             },
         }
         Ok(())
+    }
+}
+
+/// A list whose dashes stand below its key is said to begin behind the first dash: it begins at it.
+fn dash(text: &str, key: &Node, node: &mut Node) {
+    let Value::Sequence(items, false) = &node.value else { return };
+    if items.first().is_some_and(|first| first.span.start == node.span.start) {
+        node.column = key.column;
+        let before = text[..node.span.start].trim_end();
+        if before.ends_with('-') {
+            node.span.start = before.len() - 1;
+        }
     }
 }
 
@@ -316,6 +336,7 @@ mod tests {
         let slice = |node: &Node| &text[node.span.clone()];
         assert_eq!(slice(root.get("a").unwrap()), "\"b\"");
         let d = root.get("d").unwrap();
+        assert_eq!(d.column, 0);
         assert_eq!((slice(&d.items()[1]), d.items()[1].line, d.items()[1].column), ("{h: [i, j ]}", 7, 2));
         assert_eq!(slice(d.items()[1].get("h").unwrap()), "[i, j ]");
         assert_eq!(slice(d.items()[0].get("e").unwrap()), "f\r\n    g\r\n", "without its header");
@@ -343,6 +364,7 @@ mod tests {
         for (text, says, hint) in [
             ("a:\n\tb: 1\n", "f:2:", Some("tabs")),
             ("a: [1\n", "f:1:4: this is not YAML", None),
+            ("a: b\n\tc:\n", "f:1:", Some("tabs")),
             ("a: b: c\n", "f:1:", None),
             ("a: 1\nb: 2\na: 3\n", "line 3: the key \"a\" is there twice", None),
             ("a: *b\n", "f:1:", None),
