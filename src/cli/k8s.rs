@@ -214,7 +214,7 @@ fn together(outcome: &Outcome) -> String {
             if !all.ends_with('\n') {
                 all.push('\n');
             }
-            if !text.starts_with("---") {
+            if !text.starts_with("---") && !all.ends_with("---\n") {
                 all.push_str("---\n");
             }
         }

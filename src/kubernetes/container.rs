@@ -34,7 +34,10 @@ pub(super) fn edit(
     let Some(image) = container.get("image")? else { return Ok(()) };
     let old = image.node.text().unwrap_or_default();
     let name = container.text("name")?.unwrap_or("?");
+    let mut version = tag(old);
     if let Way::Capability { written, .. } = &options.way {
+        // What will run counts.
+        version = tag(written).or(version);
         if old != written {
             edits.replace(&image, written, format!("container {name}: image {old} → {written}"))?;
         }
@@ -49,12 +52,12 @@ pub(super) fn edit(
                 ),
             );
         }
-        security_context(container, pod, tag(old).or_else(|| tag(written)), edits)?;
+        security_context(container, pod, version.as_ref(), edits)?;
     }
     if role == Role::Works {
         return Ok(());
     }
-    environment(container, role, tag(old), edits, options, warnings)?;
+    environment(container, role, version.as_ref(), edits, options, warnings)?;
     if role == Role::Serves {
         container_ports(container, edits, options, warnings, proxy_ports)?;
         probes(container, warnings);
@@ -72,7 +75,7 @@ fn tag(image: &str) -> Option<Version> {
 fn environment(
     container: &Cursor<'_>,
     role: Role,
-    version: Option<Version>,
+    version: Option<&Version>,
     edits: &mut Edits<'_>,
     options: &Options,
     warnings: &mut Vec<Warning>,
@@ -175,7 +178,7 @@ fn environment(
             );
             return Ok(());
         }
-        let value = ports::remap(listen::default_listen(version.as_ref()), &PORTS)?;
+        let value = ports::remap(listen::default_listen(version), &PORTS)?;
         let what = format!("container {name}: KONG_PROXY_LISTEN {value}, Kong's default on low ports");
         let variable = || New::Map(vec![("name", New::Text("KONG_PROXY_LISTEN")), ("value", New::Text(&value))]);
         return match env {
@@ -292,7 +295,7 @@ fn probes(container: &Cursor<'_>, warnings: &mut Vec<Warning>) {
 fn security_context(
     container: &Cursor<'_>,
     pod: &Cursor<'_>,
-    version: Option<Version>,
+    version: Option<&Version>,
     edits: &mut Edits<'_>,
 ) -> Result<()> {
     let name = container.text("name")?.unwrap_or("?");
@@ -326,15 +329,17 @@ fn security_context(
         let texts = list.node.items().iter().map(|item| item.text().unwrap_or_default());
         texts.enumerate().filter(|(_, text)| names.contains(text)).map(|(at, _)| at).collect()
     };
+    // Whoever grants it already has thought about the others.
+    let mut granted = false;
     match capabilities.get("add")?.filter(|list| !list.node.is_null()) {
         None => edits.set(&capabilities, "drop", "add", &add(), what("capabilities: add NET_BIND_SERVICE"))?,
         Some(list) if listed(&list, &["NET_BIND_SERVICE", "CAP_NET_BIND_SERVICE", "ALL"]).is_empty() => {
             edits.append(&list, &New::Text("NET_BIND_SERVICE"), what("capabilities: add NET_BIND_SERVICE"))?;
         }
-        Some(_) => {}
+        Some(_) => granted = true,
     }
     match capabilities.get("drop")?.filter(|list| !list.node.is_null()) {
-        None if drop => edits.set(&capabilities, "add", "drop", &all(), what("capabilities: drop ALL")),
+        None if drop && !granted => edits.set(&capabilities, "add", "drop", &all(), what("capabilities: drop ALL")),
         None => Ok(()),
         Some(list) => match &listed(&list, &["NET_BIND_SERVICE", "CAP_NET_BIND_SERVICE"])[..] {
             [] => Ok(()),
@@ -345,12 +350,40 @@ fn security_context(
 
 /// Whether the image can do without all other capabilities: official ones before 2.1 may start as root, change owners and
 /// become kong, which takes CHOWN, SETUID and SETGID.
-fn drops(container: &Cursor<'_>, pod: &Cursor<'_>, version: Option<Version>) -> bool {
+fn drops(container: &Cursor<'_>, pod: &Cursor<'_>, version: Option<&Version>) -> bool {
     let context = |key| [container, pod].iter().find_map(|cursor| cursor.node.text_at(&["securityContext", key]));
     match (context("runAsNonRoot"), context("runAsUser"), version) {
         (Some("true"), ..) => true,
         (_, Some(user), _) => user != "0",
         (.., Some(version)) => version.minor() >= (2, 1),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stream_listeners_keep_flags_that_we_do_not_know() {
+        for (text, expected) in [
+            ("0.0.0.0:8443 udp reuseport, [::]:9000 ssl", "0.0.0.0:443 udp reuseport, [::]:9000 ssl"),
+            ("off", "off"),
+            ("", ""),
+        ] {
+            assert_eq!(low_addresses(text).unwrap(), expected);
+        }
+        assert!(low_addresses("x:y:z").is_err() && low_addresses("{{ .Values.x }}:1").is_err());
+    }
+
+    #[test]
+    fn addresses_that_others_reach_are_told() {
+        for (text, open) in [
+            ("127.0.0.1:8001, [::1]:8444 ssl, localhost:1", None),
+            ("0.0.0.0:8444 ssl, 127.0.0.1:8001", Some("0.0.0.0:8444")),
+            ("off", None),
+        ] {
+            assert_eq!(reachable(text).as_deref(), open);
+        }
     }
 }

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::cursor::{Cursor, SHARED};
 use super::new::{New, is_plain, quoted};
-use super::yaml::{self, Node, Stream, Value, content_end};
+use super::proof::{self, Shared, impossible};
+use super::yaml::{Node, Stream, Value, content_end};
 use crate::error::{Error, Result};
 
 /// One thing that changed.
@@ -301,91 +302,21 @@ impl<'a> Edits<'a> {
         let mut copied = 0;
         let shared = Shared::new(&self.stream.shared);
         for edit in &self.edits {
-            if let Some(line) = shared.touched(edit) {
+            if let Some(line) = shared.touched(&edit.owner, &edit.at, edit.new.is_empty()) {
                 let place = format!("{}:{line}", self.name);
                 let why = format!("{place}: an alias stands for this elsewhere, and it would change too");
                 return Err(Error::content(why).hint(SHARED));
             }
-            let kept = self.text.get(copied..edit.at.start).ok_or_else(|| self.impossible("two edits overlap"))?;
+            let kept =
+                self.text.get(copied..edit.at.start).ok_or_else(|| impossible(self.name, "two edits overlap"))?;
             new.push_str(kept);
             new.push_str(&edit.new);
             copied = edit.at.end;
         }
         new.push_str(&self.text[copied..]);
-        self.prove(&new)?;
+        proof::check(self.name, self.stream, &self.removed, &self.changes, &new)?;
         self.changes.sort_by_key(|change| change.line);
         Ok((new, self.changes))
-    }
-
-    fn prove(&self, new: &str) -> Result<()> {
-        let stream = yaml::read(new, self.name).map_err(|error| self.impossible(&error.to_string()))?;
-        let mut old = self.stream.documents.iter().enumerate().filter(|(at, _)| !self.removed.contains(at));
-        let mut new = stream.documents.iter();
-        let paths: HashSet<&str> = self.changes.iter().map(|change| change.path.as_str()).collect();
-        loop {
-            let (before, after) = (old.next(), new.next());
-            let mut found = Vec::new();
-            match (before, after) {
-                (None, None) => return Ok(()),
-                (Some((at, old)), Some(new)) => match (&old.root, &new.root) {
-                    (Some(old), Some(new)) => yaml::differences(old, new, &at.to_string(), &mut found),
-                    (None, None) => {}
-                    _ => found.push(at.to_string()),
-                },
-                // Without its last document, a text may have an empty one.
-                (None, Some(new)) if new.root.as_ref().is_none_or(Node::is_null) => {}
-                _ => return Err(self.impossible("a document came or went")),
-            }
-            // The path itself, or one above it.
-            let declared = |path: &String| {
-                let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
-                ends.into_iter().any(|end| paths.contains(&path[..end]))
-            };
-            if let Some(path) = found.iter().find(|path| !declared(path)) {
-                return Err(self.impossible(&format!("{path} would change too")));
-            }
-        }
-    }
-
-    fn impossible(&self, why: &str) -> Error {
-        Error::content(format!("{}: this cannot be edited without changing something else: {why}", self.name))
-            .hint("write it in a plainer form, such as kubectl prints it")
-    }
-}
-
-/// Where nodes are that aliases stand for elsewhere.
-struct Shared<'a> {
-    /// By their starts; each with the place among them, so far, that ends last.
-    spans: Vec<(&'a Range<usize>, usize, &'a Range<usize>, usize)>,
-}
-
-impl<'a> Shared<'a> {
-    fn new(anchored: &'a [(Range<usize>, usize)]) -> Self {
-        let mut all: Vec<_> = anchored.iter().filter(|(span, _)| !span.is_empty()).collect();
-        all.sort_by_key(|(span, _)| (span.start, std::cmp::Reverse(span.end)));
-        let mut spans: Vec<(&Range<usize>, usize, &Range<usize>, usize)> = Vec::with_capacity(all.len());
-        for (span, line) in all {
-            let (widest, at) = match spans.last() {
-                Some((_, _, widest, at)) if widest.end >= span.end => (*widest, *at),
-                _ => (span, *line),
-            };
-            spans.push((span, *line, widest, at));
-        }
-        Shared { spans }
-    }
-
-    /// The line of what `edit` would change for aliases too. Nodes lie in each other or apart.
-    fn touched(&self, edit: &Edit) -> Option<usize> {
-        let before = self.spans.partition_point(|(span, ..)| span.start <= edit.owner.start);
-        let around = before.checked_sub(1).and_then(|at| self.spans.get(at));
-        if let Some((_, _, widest, line)) = around
-            && widest.end >= edit.owner.end
-        {
-            return Some(*line);
-        }
-        let first = self.spans.partition_point(|(span, ..)| span.start < edit.at.start);
-        let inside = self.spans.get(first).filter(|(span, ..)| span.start < edit.at.end);
-        inside.filter(|_| edit.owner != edit.at || !edit.new.is_empty()).map(|(_, line, ..)| *line)
     }
 }
 
@@ -396,5 +327,112 @@ fn between_commas(spans: &[Range<usize>], at: usize) -> Option<Range<usize>> {
         (Some(previous), _) => Some(previous.end..span.end),
         (None, Some(next)) => Some(span.start..next.start),
         (None, None) => Some(span.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::yaml;
+    use super::*;
+
+    /// The text after an edit of its first document.
+    fn after(text: &str, edit: impl Fn(&mut Edits<'_>, &Cursor<'_>) -> Result<()>) -> Result<String> {
+        let stream = yaml::read(text, "f")?;
+        let mut edits = Edits::new("f", text, &stream);
+        let node = stream.documents[0].root.as_ref().unwrap();
+        edit(&mut edits, &Cursor { file: "f", node, path: "0".to_owned() })?;
+        edits.apply().map(|(text, _)| text)
+    }
+
+    #[test]
+    fn entries_are_set_where_they_belong() {
+        let new = New::Map(vec![("k", New::List(vec![New::Text("V"), New::Text("8080")]))]);
+        for (text, expected) in [
+            ("a: 1 # c\nb: 2\n", "a: 1 # c\nn:\n  k: [V, \"8080\"]\nb: 2\n"),
+            ("a:\n    x: 1\nb: 2", "a:\n    x: 1\nn:\n    k: [V, \"8080\"]\nb: 2"),
+            ("a: |\n  x\n\nb: 2\n", "a: |\n  x\nn:\n  k: [V, \"8080\"]\n\nb: 2\n"),
+            ("a:\r\n- 1\r\n", "a:\r\n- 1\r\nn:\r\n  k: [V, \"8080\"]\r\n"),
+            ("b:\n", "b:\nn:\n  k: [V, \"8080\"]\n"),
+            ("n:\nb: 1\n", "n: {k: [V, \"8080\"]}\nb: 1\n"),
+            ("n: null\n", "n: {k: [V, \"8080\"]}\n"),
+            ("{a: 1, b: 2}", "{a: 1, n: {k: [V, \"8080\"]}, b: 2}"),
+            ("{\"a\":1}", "{\"a\":1, \"n\": {\"k\": [\"V\", \"8080\"]}}"),
+            ("{\n\t\"a\": 1\n}", "{\n\t\"a\": 1,\n\t\"n\": {\"k\": [\"V\", \"8080\"]}\n}"),
+            ("{}", "{n: {k: [V, \"8080\"]}}"),
+        ] {
+            assert_eq!(after(text, |edits, root| edits.set(root, "a", "n", &new, "")).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn entries_are_taken_out_with_the_comments_behind_them() {
+        for (text, expected) in [
+            ("a: 1\n# above\nx: 2 # behind\nb: 3\n", "a: 1\n# above\nb: 3\n"),
+            ("x:\n  y:\n  - 1\n  # deeper\n\n# not\nb: 3\n", "\n# not\nb: 3\n"),
+            ("a: 1\nx: 2", "a: 1\n"),
+            ("a: 1\nx: |\n  text\n\nb: 2\n", "a: 1\n\nb: 2\n"),
+            ("a: 1\nx:\nb: 2\n", "a: 1\nb: 2\n"),
+            ("{a: 1, x: {y: 2}, b: 3}", "{a: 1, b: 3}"),
+            ("{\"x\": 1,\n \"b\": 2}", "{\"b\": 2}"),
+            ("{a: 1, x: 2}", "{a: 1}"),
+        ] {
+            assert_eq!(after(text, |edits, root| edits.remove(root, "x", "")).unwrap(), expected);
+        }
+        for alone in ["x: 1\n", "{x: 1}", "? x\n: 1\nb: 2\n"] {
+            assert!(after(alone, |edits, root| edits.remove(root, "x", "")).is_err(), "{alone}");
+        }
+    }
+
+    #[test]
+    fn lists_grow_and_shrink() {
+        let item = New::Map(vec![("a", New::Text("b")), ("c", New::Plain("1"))]);
+        for (text, grown, shrunk) in [
+            ("l:\n- x\n- y\nz: 1\n", "l:\n- x\n- y\n- a: b\n  c: 1\nz: 1\n", "l:\n- y\nz: 1\n"),
+            ("l:\n  - x # c\nz: 1\n", "l:\n  - x # c\n  - a: b\n    c: 1\nz: 1\n", "l:\n    [] # c\nz: 1\n"),
+            ("l: [x, y]\n", "l: [x, y, {a: b, c: 1}]\n", "l: [y]\n"),
+            ("{\"l\":[\"x\"]}", "{\"l\":[\"x\", {\"a\": \"b\", \"c\": 1}]}", "{\"l\":[]}"),
+        ] {
+            let list = |root: &Cursor<'_>| root.get("l").unwrap().unwrap().path;
+            let with = |edit: &dyn Fn(&mut Edits<'_>, &Cursor<'_>) -> Result<()>| {
+                after(text, |edits, root| {
+                    assert_eq!(list(root), "0/l");
+                    edit(edits, &root.get("l")?.unwrap())
+                })
+                .unwrap()
+            };
+            assert_eq!(with(&|edits, list| edits.append(list, &item, "")), grown);
+            assert_eq!(with(&|edits, list| edits.remove_items(list, &[0], "")), shrunk);
+        }
+    }
+
+    #[test]
+    fn scalars_keep_their_quotes() {
+        for (text, expected) in [
+            ("a: x # c\n", "a: y:1 # c\n"),
+            ("a: 'x'\n", "a: 'y:1'\n"),
+            ("a: \"x\"\n", "a: \"y:1\"\n"),
+            ("a: >-\n  x\nb: 1\n", "a: >-\n  y:1\nb: 1\n"),
+            ("é: ü\na: x\n", "é: ü\na: y:1\n"),
+        ] {
+            let edited = after(text, |edits, root| edits.replace(&root.get("a")?.unwrap(), "y:1", ""));
+            assert_eq!(edited.unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn what_would_change_elsewhere_is_refused() {
+        let set = |edits: &mut Edits<'_>, root: &Cursor<'_>| {
+            edits.set(&root.get("m")?.unwrap(), "", "n", &New::Plain("1"), "")
+        };
+        assert_eq!(after("m: &m {a: 1}\n", set).unwrap(), "m: &m {a: 1, n: 1}\n", "nobody refers to it");
+        for (text, says) in [
+            ("m: &m {a: 1}\no: *m\n", "f:1: an alias stands for this elsewhere"),
+            ("m: &m\n  a: 1\no: *m\n", "an alias stands for this elsewhere"),
+            ("x: &x {m: 1}\nm: *x\n", "f:2: m is an alias"),
+            ("x: &x {m: 1}\n<<: *x\n", "f:2: m may come from the merge key"),
+        ] {
+            let error = after(text, set).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+        }
     }
 }

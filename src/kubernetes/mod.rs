@@ -8,6 +8,7 @@ mod cursor;
 mod edit;
 mod helm;
 mod new;
+mod proof;
 mod service;
 mod workload;
 mod yaml;
