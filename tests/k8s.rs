@@ -482,3 +482,17 @@ fn only_the_image_asked_for_is_replaced() {
     }
     run(["k8s", "--help"]).succeeded();
 }
+
+#[test]
+fn the_readme_says_what_the_example_does() {
+    let here = env!("CARGO_MANIFEST_DIR");
+    let readme = fs::read_to_string(format!("{here}/README.md")).unwrap();
+    let arguments = "k8s testdata/k8s/write-up-before.yaml --image registry.example.com/kong:1.2.2-lowport --old kong";
+    let mut command = capatch(arguments.split(' '));
+    let said = start({
+        command.current_dir(here);
+        command
+    });
+    let shown = format!("$ capatch {arguments} > target/kong.yaml\n{}```", said.succeeded().stderr);
+    assert!(readme.contains(&shown), "{shown}");
+}
