@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::kubernetes::{self, Change, Edited, Manifest, Options, Outcome, Warning, Way};
 use crate::oci::manifest::BASE_NAME;
 use crate::oci::reference::Reference;
+use crate::transport::blocking;
 
 /// Bytes that a manifest may have.
 const MAX_FILE: u64 = 16 << 20;
@@ -91,7 +92,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     if options.old.is_empty() {
         options.old = old_images(&manifests, &options, common).await?;
     }
-    let outcome = kubernetes::rewrite(&manifests, &options)?;
+    let outcome = rewrite(&manifests, &options).await?;
     if outcome.containers == 0 {
         let names: Vec<String> = options.old.iter().map(Reference::to_string).collect();
         let template = manifests.iter().any(|manifest| manifest.text.contains("{{"));
@@ -132,6 +133,12 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     Ok(())
 }
 
+/// Beside the code that waits for signals.
+async fn rewrite(manifests: &[Manifest], options: &Options) -> Result<Outcome> {
+    let (manifests, options) = (manifests.to_vec(), options.clone());
+    blocking(move || kubernetes::rewrite(&manifests, &options)).await
+}
+
 fn registry_image(text: &str) -> Result<Reference> {
     match text.parse::<Reference>()? {
         image @ Reference::Registry { .. } if !text.starts_with("docker:") => Ok(image),
@@ -152,7 +159,7 @@ async fn old_images(manifests: &[Manifest], options: &Options, common: &Common) 
     };
     // A second run has nothing to ask for.
     let uses = |outcome: Outcome| outcome.containers > 0;
-    if kubernetes::rewrite(manifests, options).is_ok_and(uses) {
+    if rewrite(manifests, options).await.is_ok_and(uses) {
         return Ok(vec![image.with_target(None)]);
     }
     Err(error.context("cannot tell which image is to be replaced").hint("name it with --old IMAGE, such as --old kong"))

@@ -76,9 +76,8 @@ pub(super) fn edit(
 /// Whether the Service selects the pods.
 fn selects(service: &Object<'_>, workload: &Workload<'_>) -> bool {
     let selector = service.cursor.node.at(&["spec", "selector"]).map(Node::entries).unwrap_or_default();
-    let Some(labels) = workload.labels else { return false };
     let label = |(key, value): &(Node, Node)| {
-        key.text().is_some_and(|key| value.text().is_some() && labels.text_at(&[key]) == value.text())
+        key.text().is_some_and(|key| value.text().is_some() && workload.labels.get(key).copied() == value.text())
     };
     service.namespace() == workload.namespace && !selector.is_empty() && selector.iter().all(label)
 }
@@ -140,10 +139,10 @@ fn references(objects: &[Object<'_>], gone: &[&Object<'_>], options: &Options, w
             let message = format!("{} scales Deployment {scaled}, which is a DaemonSet now: remove it", object.name());
             warn(warnings, &object.cursor, message);
         }
-        let mut texts = Vec::new();
+        let (mut texts, kind) = (Vec::new(), object.kind());
         object.cursor.node.texts(&mut texts);
         for node in texts {
-            if let Some(name) = node.text().and_then(|text| service_in(text, object.kind(), &services)) {
+            if let Some(name) = node.text().and_then(|text| service_in(text, kind, &services)) {
                 let place = Cursor { node, ..object.cursor.clone() };
                 warn(warnings, &place, format!("this names Service {name}, which is removed; --keep-service keeps it"));
             }

@@ -1,5 +1,7 @@
 //! Objects with pods in them: which kinds, and what is edited outside of containers.
 
+use std::collections::HashMap;
+
 use super::container::{self, Role};
 use super::cursor::Cursor;
 use super::edit::Edits;
@@ -11,7 +13,7 @@ use crate::error::{Error, Result};
 /// An object whose pods serve what Kong proxies.
 pub(super) struct Workload<'a> {
     pub(super) namespace: Option<&'a str>,
-    pub(super) labels: Option<&'a Node>,
+    pub(super) labels: HashMap<&'a str, &'a str>,
     /// Names of its container ports for the proxy, with the ports that they have now.
     pub(super) ports: Vec<(String, u16)>,
     /// How many containers run Kong.
@@ -87,9 +89,10 @@ pub(super) fn edit<'a>(
     let Some(pod) = object.cursor.at(path)? else { return Ok(None) };
     let Some(spec) = pod.get("spec")? else { return Ok(None) };
     let serves = has("containers") && matches!(kind, "Deployment" | "DaemonSet" | "Pod");
+    let labels = pod.node.at(&["metadata", "labels"]).map(Node::entries).unwrap_or_default();
     let mut workload = Workload {
         namespace: object.namespace(),
-        labels: pod.node.at(&["metadata", "labels"]),
+        labels: labels.iter().filter_map(|(key, value)| Some((key.text()?, value.text()?))).collect(),
         ports: Vec::new(),
         containers: 0,
         serves,
