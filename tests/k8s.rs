@@ -247,6 +247,8 @@ fn every_hole_is_warned_of() {
             assert!(said.iter().any(|said| said.contains(warning)), "{name}: {warning} in {said:#?}");
         }
     }
+    let two = format!("{}---\n{}", deployment(""), deployment(""));
+    assert!(edit(&KONG, &two).succeeded().stderr.contains("-:13: this is the second that binds ports 80 and 443"));
     let job = edit(&KONG, &read("cronjob.yaml")).succeeded();
     assert!(!job.stderr.contains("warning"), "a job stays off the network of the node: {job:#?}");
 }
@@ -309,7 +311,7 @@ fn what_cannot_be_edited_is_refused_with_file_and_line_and_whole() {
 
 #[test]
 fn a_large_file_is_edited_in_seconds() {
-    let map: String = (0..40_000).map(|at| format!("  key{at}: value\n")).collect();
+    let map: String = (0..40_000).map(|at| format!("key{at}: value\n")).collect();
     let one = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: kong}}\nspec: {{selector: {{a: b}}, ports: [{{port: 80, targetPort: 8000}}]}}\n---\n{}",
         deployment("").replace("    spec:\n      c", "    metadata: {labels: {a: b}}\n    spec:\n      c")
@@ -317,9 +319,7 @@ fn a_large_file_is_edited_in_seconds() {
     let many = vec![one; 2_500].join("---\n");
     let started = Instant::now();
     let data =
-        edit(&["--image", NEW, "--old", "kong", "--json", "-q"], &format!("kind: ConfigMap\ndata:\n{map}---\n{many}"))
-            .succeeded()
-            .json();
+        edit(&["--image", NEW, "--old", "kong", "--json", "-q"], &format!("{map}---\n{many}")).succeeded().json();
     assert_eq!(data["containers"], 2_500);
     assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
 }

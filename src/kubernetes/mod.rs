@@ -142,6 +142,11 @@ fn once(manifests: &[Manifest], options: &Options) -> Result<Outcome> {
             workloads.push(workload);
         }
     }
+    let mut serving = workloads.iter().filter(|workload| workload.serves);
+    if let (Way::Capability { .. }, Some(_), Some(second)) = (&options.way, serving.next(), serving.next()) {
+        let message = "this is the second that binds ports 80 and 443 of its node: let the two run on different nodes";
+        warn(&mut warnings, &second.cursor, message);
+    }
     service::edit(&objects, &workloads, &mut files, options, &mut warnings)?;
     let containers = workloads.iter().map(|workload| workload.containers).sum();
     let files = files.into_iter().zip(manifests).map(|(edits, manifest)| {

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 
 /// An object whose pods serve what Kong proxies.
 pub(super) struct Workload<'a> {
+    pub(super) cursor: Cursor<'a>,
     pub(super) namespace: Option<&'a str>,
     pub(super) labels: HashMap<&'a str, &'a str>,
     /// Names of its container ports for the proxy, with the ports that they have now.
@@ -91,6 +92,7 @@ pub(super) fn edit<'a>(
     let serves = has("containers") && matches!(kind, "Deployment" | "DaemonSet" | "Pod");
     let labels = pod.node.at(&["metadata", "labels"]).map(Node::entries).unwrap_or_default();
     let mut workload = Workload {
+        cursor: object.cursor.clone(),
         namespace: object.namespace(),
         labels: labels.iter().filter_map(|(key, value)| Some((key.text()?, value.text()?))).collect(),
         ports: Vec::new(),
