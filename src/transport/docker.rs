@@ -141,7 +141,7 @@ impl Engine {
                             .hint("use the group docker, or root");
                     }
                     std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
-                        return Error::failed(format!("{self}: nothing answers there"))
+                        return Error::not_found(format!("{self}: nothing answers there"))
                             .hint("start the engine, or say where it is with DOCKER_HOST=unix://PATH");
                     }
                     _ => {}
