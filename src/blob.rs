@@ -9,7 +9,10 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::oci::descriptor::Descriptor;
-use crate::oci::digest::{Digest, Hasher};
+use crate::oci::digest::{Algorithm, Digest, Hasher};
+
+/// Bytes that are read at once.
+const PIECE: usize = 256 << 10;
 
 /// Hashes and counts content as it passes, and compares at the end.
 #[derive(Clone)]
@@ -96,6 +99,69 @@ pub fn read_small(reader: impl Read, descriptor: &Descriptor, limit: u64) -> Res
     reader.read_to_end(&mut bytes).map_err(|e| Error::io(&descriptor.digest, &e))?;
     reader.finish()?;
     Ok(bytes.into())
+}
+
+/// Gives the content that `descriptor` names to `take`, piece by piece, and compares at the end: what was taken may be
+/// believed only after an `Ok`.
+pub fn for_each_piece(
+    descriptor: &Descriptor,
+    reader: &mut dyn Read,
+    mut take: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut verifier = Verifier::new(descriptor);
+    let mut buffer = vec![0; PIECE];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return verifier.finish(),
+            Ok(read) => {
+                verifier.update(&buffer[..read])?;
+                take(&buffer[..read])?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::io(&descriptor.digest, &e)),
+        }
+    }
+}
+
+/// Hashes with SHA-256 and counts what passes, to name it afterwards.
+pub struct Hashing<T> {
+    inner: T,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl<T> Hashing<T> {
+    /// Nothing passed yet.
+    pub fn new(inner: T) -> Self {
+        Hashing { inner, hasher: Hasher::new(Algorithm::Sha256), size: 0 }
+    }
+
+    /// What it passed through, and the digest and bytes of what passed.
+    pub fn finish(self) -> (T, Digest, u64) {
+        (self.inner, self.hasher.finish(), self.size)
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        self.size += read as u64;
+        Ok(read)
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(buffer)?;
+        self.hasher.update(&buffer[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 /// Checks small content that is already in memory.

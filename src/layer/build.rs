@@ -14,10 +14,10 @@ use crate::archive::extensions::XATTR;
 use crate::archive::header::BLOCK;
 use crate::archive::path;
 use crate::archive::pax;
-use crate::blob::{Spool, SpoolWriter};
+use crate::blob::{Hashing, Spool, SpoolWriter};
 use crate::error::{Error, Result};
 use crate::layer::lookup::Found;
-use crate::oci::digest::{Algorithm, Digest, Hasher};
+use crate::oci::digest::Digest;
 use crate::oci::media_type::Compression;
 
 /// The extended attribute that holds a file's capabilities, capabilities(7).
@@ -195,36 +195,6 @@ fn set_name(header: &mut tar::Header, name: &[u8]) {
     let field = &mut header.as_old_mut().name;
     for (to, from) in field.iter_mut().zip(name) {
         *to = if from.is_ascii() { *from } else { b'_' };
-    }
-}
-
-/// Hashes and counts what is written through it.
-struct Hashing<W> {
-    inner: W,
-    hasher: Hasher,
-    size: u64,
-}
-
-impl<W: Write> Hashing<W> {
-    fn new(inner: W) -> Self {
-        Hashing { inner, hasher: Hasher::new(Algorithm::Sha256), size: 0 }
-    }
-
-    fn finish(self) -> (W, Digest, u64) {
-        (self.inner, self.hasher.finish(), self.size)
-    }
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(buffer)?;
-        self.hasher.update(&buffer[..written]);
-        self.size += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
     }
 }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::archive::compression::{Decoder, Encoder, from_io};
 use crate::archive::path;
-use crate::blob::{Spool, SpoolWriter};
+use crate::blob::{Hashing, Spool, SpoolWriter};
 use crate::error::{Error, Result};
 use crate::oci::config::ImageConfig;
 use crate::oci::descriptor::Descriptor;
@@ -278,14 +278,12 @@ fn convert_all(
 }
 
 fn convert(members: &Members, member: Member, name: &str, algorithm: Algorithm) -> Result<Layer> {
-    let raw = Hashed::new(members.reader(member, 0), Algorithm::Sha256);
+    let raw = Hashing::new(members.reader(member, 0));
     let mut decoder = Decoder::new(raw)?;
     let mut diff_id = Hasher::new(algorithm);
     let compression = decoder.compression();
     let mut gzip = match compression {
-        Compression::None => {
-            Some(Encoder::new(Hashed::new(SpoolWriter::new()?, Algorithm::Sha256), Compression::Gzip)?)
-        }
+        Compression::None => Some(Encoder::new(Hashing::new(SpoolWriter::new()?), Compression::Gzip)?),
         _ => None,
     };
     let failed = |e: io::Error| Error::io("a temporary file", &e).hint("set TMPDIR to a directory with space");
@@ -305,55 +303,20 @@ fn convert(members: &Members, member: Member, name: &str, algorithm: Algorithm) 
     let diff_id = diff_id.finish();
     let mut raw = decoder.into_inner();
     io::copy(&mut raw, &mut io::sink()).map_err(|e| Error::io("the layer", &e))?;
-    if raw.size != member.size {
+    let (_, digest, size) = raw.finish();
+    if size != member.size {
         return Err(Error::content("the layer is cut off"));
     }
     let descriptor = |media_type, digest, size| Descriptor::new(media_type, digest, size);
     if let Some(gzip) = gzip {
-        let written = gzip.finish().map_err(failed)?;
-        let descriptor = descriptor(DOCKER_LAYER_GZIP, written.hasher.finish(), written.size)?;
-        return Ok(Layer { descriptor, diff_id, blob: Blob::Spool(written.inner.finish()) });
+        let (spool, digest, size) = gzip.finish().map_err(failed)?.finish();
+        let descriptor = descriptor(DOCKER_LAYER_GZIP, digest, size)?;
+        return Ok(Layer { descriptor, diff_id, blob: Blob::Spool(spool.finish()) });
     }
-    let digest = raw.hasher.finish();
     let named = digest_in(name).filter(|named| named.algorithm() == digest.algorithm());
     if named.is_some_and(|named| named != digest && named != diff_id) {
         return Err(Error::content(format!("the layer has other content: it hashes to {digest}")));
     }
     let media_type = if compression == Compression::Zstd { DOCKER_LAYER_ZSTD } else { DOCKER_LAYER_GZIP };
     Ok(Layer { descriptor: descriptor(media_type, digest, member.size)?, diff_id, blob: Blob::Member(member) })
-}
-
-/// Hashes and counts what passes.
-struct Hashed<T> {
-    inner: T,
-    hasher: Hasher,
-    size: u64,
-}
-
-impl<T> Hashed<T> {
-    fn new(inner: T, algorithm: Algorithm) -> Self {
-        Hashed { inner, hasher: Hasher::new(algorithm), size: 0 }
-    }
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..read]);
-        self.size += read as u64;
-        Ok(read)
-    }
-}
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(buffer)?;
-        self.hasher.update(&buffer[..written]);
-        self.size += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }

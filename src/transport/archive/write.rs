@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::blob::Verifier;
+use crate::blob;
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
@@ -179,20 +179,11 @@ impl Tar {
 
     fn blob(&mut self, descriptor: &Descriptor, reader: &mut dyn Read, bar: &dyn Bar) -> Result<()> {
         self.header(&blob_path(&descriptor.digest), descriptor.size)?;
-        let mut verifier = Verifier::new(descriptor);
-        let mut buffer = vec![0; PIECE];
-        loop {
-            let read = match reader.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(Error::io(&descriptor.digest, &e)),
-            };
-            verifier.update(&buffer[..read])?;
-            self.write(&buffer[..read])?;
-            bar.advance(read as u64);
-        }
-        verifier.finish()?;
+        blob::for_each_piece(descriptor, reader, |piece| {
+            self.write(piece)?;
+            bar.advance(piece.len() as u64);
+            Ok(())
+        })?;
         self.pad(descriptor.size)
     }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use rustix::fs::{Access, Mode, OFlags, access, openat};
 
 use self::index::{Found, INDEX, MARKER};
-use crate::blob::{self, Verifier};
+use crate::blob;
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
@@ -178,19 +178,7 @@ impl Layout {
         let path = self.blob_path(&descriptor.digest);
         let place = |e: &io::Error| Error::io(format!("cannot write {}", path.display()), e);
         let mut file = temporary(&self.path)?;
-        let mut verifier = Verifier::new(descriptor);
-        let mut buffer = vec![0; 256 * 1024];
-        loop {
-            let read = match reader.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(Error::io(&descriptor.digest, &e)),
-            };
-            verifier.update(&buffer[..read])?;
-            file.write_all(&buffer[..read]).map_err(|e| place(&e))?;
-        }
-        verifier.finish()?;
+        blob::for_each_piece(descriptor, reader, |piece| file.write_all(piece).map_err(|e| place(&e)))?;
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(|e| place(&e))?;
         }
