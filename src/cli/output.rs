@@ -5,9 +5,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::copy::Route;
 use crate::error::{Error, Kind, Result, printable};
 use crate::oci::digest::Digest;
 use crate::oci::reference::{Reference, Target};
+use crate::transport::Transports;
 
 /// How a command reports.
 #[derive(Clone, Copy)]
@@ -102,6 +104,32 @@ pub(super) fn bytes(count: u64) -> String {
 /// The start of a digest, enough for people.
 pub(super) fn short(digest: &Digest) -> String {
     format!("{}:{}", digest.algorithm().name(), &digest.hex()[..12])
+}
+
+/// What became of one image on its way, as data.
+#[derive(Serialize)]
+pub(super) struct Trip<'a, T> {
+    pub(super) source: String,
+    pub(super) destination: String,
+    #[serde(flatten)]
+    pub(super) outcome: &'a T,
+    /// Bytes that came over the network.
+    pub(super) downloaded: u64,
+    /// HTTP requests.
+    pub(super) requests: u64,
+}
+
+impl<'a, T> Trip<'a, T> {
+    pub(super) fn new(route: &Route<'_>, outcome: &'a T, transports: &Transports) -> Self {
+        let traffic = transports.registries.traffic();
+        Trip {
+            source: route.source.to_string(),
+            destination: route.destination.to_string(),
+            outcome,
+            downloaded: traffic.downloaded,
+            requests: traffic.requests,
+        }
+    }
 }
 
 /// The destination by its digest, to be used as it is.

@@ -3,9 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use serde::Serialize;
-
-use super::output::{bytes, check_digestfile, pinned, short, write_digestfile};
+use super::output::{Trip, bytes, check_digestfile, pinned, short, write_digestfile};
 use super::{Common, bars, parse_platform, parse_reference, with_hint};
 use crate::capability::FileCapabilities;
 use crate::copy::Memory;
@@ -70,19 +68,6 @@ pub(super) struct Arguments {
     digestfile: Option<PathBuf>,
 }
 
-/// The report as data.
-#[derive(Serialize)]
-struct Report<'a> {
-    source: String,
-    destination: String,
-    #[serde(flatten)]
-    outcome: &'a Outcome,
-    /// Bytes that came over the network.
-    downloaded: u64,
-    /// HTTP requests.
-    requests: u64,
-}
-
 pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     let output = common.output().beside(&arguments.destination)?;
     let transports = common.transports()?;
@@ -111,14 +96,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     };
     // The image is published: its digest is told in every way that works, even if another one fails.
     let written = write_digestfile(digestfile, digest);
-    let traffic = transports.registries.traffic();
-    let report = Report {
-        source: source.to_string(),
-        destination: destination.to_string(),
-        outcome: &outcome,
-        downloaded: traffic.downloaded,
-        requests: traffic.requests,
-    };
+    let report = Trip::new(&route, &outcome, &transports);
     output.result(&report, &text(&report))?;
     written
 }
@@ -156,7 +134,7 @@ pub(super) fn source_date_epoch() -> Result<Option<u64>> {
     })
 }
 
-fn text(report: &Report<'_>) -> String {
+fn text(report: &Trip<'_, Outcome>) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = match report.outcome {
