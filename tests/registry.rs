@@ -634,9 +634,10 @@ fn columns_stay_apart() {
 
 #[tokio::test]
 async fn nobody_there() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // Bound, so that nobody else gets the port, and not listening.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
     let name = reference::Repository { registry: format!("localhost:{}", address.port()), path: "a".into() };
     let client = client_with("{}", |_| {});
     let error = client.repository(&name).unwrap().manifest(&tag("1")).await.unwrap_err();
