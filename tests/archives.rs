@@ -411,3 +411,14 @@ fn a_missing_directory_for_temporary_files_is_no_missing_image() {
     let run = Run::from(child.wait_with_output().unwrap()).failed(1, &["/does/not/exist"]);
     assert_eq!(run.hint(), Some("set TMPDIR to a directory with space"));
 }
+
+#[test]
+fn the_readme_shows_what_copy_and_patch_print() {
+    let readme = fs::read_to_string(format!("{}/README.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let scene = Scene::new();
+    let archive = |tag: &str| format!("oci-archive:{}:kong:{tag}", scene.path("kong.tar").display());
+    ok(["copy", &format!("oci:{}/testdata/kong:3.9", env!("CARGO_MANIFEST_DIR")), &archive("3.9")]);
+    let said = ok(["patch", &archive("3.9"), &archive("3.9-lowport")]).stdout;
+    let digest = said.trim_end().rsplit_once('@').unwrap().1;
+    assert!(readme.contains(&format!("oci-archive:target/kong.tar:kong:3.9-lowport@{digest}\n")), "{digest}");
+}
