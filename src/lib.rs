@@ -38,6 +38,7 @@
 //! - [`patch`]: the use case. `plan` finds out what would change and makes the new content, `apply` stores it; `record`
 //!   is what a patched image says about itself.
 //! - [`validate`]: re-derives every digest, size and diff ID; compares an image with its base.
+//! - [`doctor`]: will it start, will it bind: an image and the manifests that run it, followed through the kernel's rules.
 //! - [`sync`]: many images from one file. `spec` is the file, `tasks` is what it comes to, `run` does it.
 //! - [`cli`]: one file for each command. The only module that prints; `main` alone ends the process.
 //!
@@ -69,6 +70,7 @@ pub mod blob;
 pub mod capability;
 pub mod cli;
 pub mod copy;
+pub mod doctor;
 pub mod error;
 pub mod image;
 pub mod kong;

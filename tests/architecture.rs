@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module may use, beside itself, `error` and `progress`. Lower ones come first, and none may use a later one.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("error", &[]),
     ("progress", &[]),
     ("capability", &[]),
@@ -21,6 +21,10 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("copy", &["oci", "blob", "transport", "image"]),
     ("patch", &["capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy"]),
     ("validate", &["capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy", "patch"]),
+    (
+        "doctor",
+        &["capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "kubernetes", "copy", "patch"],
+    ),
     ("sync", &["capability", "oci", "transport", "kong", "copy", "patch"]),
     (
         "cli",
@@ -37,6 +41,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
             "copy",
             "patch",
             "validate",
+            "doctor",
             "sync",
         ],
     ),

@@ -1,0 +1,41 @@
+//! Will it start, will it bind? What a container of an image will do, before anybody runs it.
+//!
+//! A [`Container`] is how an image is run. The start chain is followed through the files of the image without executing
+//! any of them, the rules of execve(2) ([`capability`](crate::capability)) say what is left of the capabilities at
+//! its end, and whatever goes wrong becomes a [`Finding`].
+
+mod container;
+
+use serde::Serialize;
+
+pub use container::{Command, Container, DEFAULT_CAPABILITIES, Role, Variable};
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// Good to know.
+    Note,
+    /// It works, and somebody will be surprised.
+    Warning,
+    /// The container does not start, or does not bind.
+    Breaks,
+}
+
+/// Something that a user should know, in sentences.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// A stable name for scripts, such as `no-new-privileges`.
+    pub code: &'static str,
+    /// How bad it is.
+    pub level: Level,
+    /// What it is about: `FILE:LINE`, or a path in the image.
+    pub place: String,
+    /// What will happen, with the text of the error that will be seen.
+    pub what: String,
+    /// Why.
+    pub why: String,
+    /// What mends it, to be copied as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
