@@ -33,47 +33,6 @@ prepare() {
     mkdir -p target/bench
 }
 
-# An OCI layout: versions of one image on three layers that all of them share, of 45 MB together, with a program where
-# Kong's nginx is; each has a config and a layer of 200 kB to itself.
-make_images() {
-    python3 - "$1" "$TAGS" <<'PYTHON'
-import gzip, hashlib, io, json, os, random, sys, tarfile
-layout, tags, random = sys.argv[1], int(sys.argv[2]), random.Random(7)
-os.makedirs(f"{layout}/blobs/sha256")
-OCI = "application/vnd.oci.image."
-def blob(media_type, data, **more):
-    digest = hashlib.sha256(data).hexdigest()
-    with open(f"{layout}/blobs/sha256/{digest}", "wb") as file:
-        file.write(data)
-    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data), **more}
-def layer(name, data):
-    tar = io.BytesIO()
-    with tarfile.open(fileobj=tar, mode="w") as file:
-        entry = tarfile.TarInfo(name)
-        entry.size, entry.mode = len(data), 0o755
-        file.addfile(entry, io.BytesIO(data))
-    diff_id = "sha256:" + hashlib.sha256(tar.getvalue()).hexdigest()
-    return blob(OCI + "layer.v1.tar+gzip", gzip.compress(tar.getvalue(), 1, mtime=0)), diff_id
-with open(sys.executable, "rb") as program:
-    nginx = layer("usr/local/openresty/nginx/sbin/nginx", program.read())
-shared = [layer("base", random.randbytes(30_000_000)), nginx, layer("more", random.randbytes(12_000_000))]
-entries = []
-for number in range(tags):
-    layers = shared + [layer("version", random.randbytes(200_000))]
-    config = {"architecture": "amd64", "os": "linux", "config": {"Env": [f"KONG_VERSION=3.9.{number}"]},
-              "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in layers]}}
-    manifest = {"schemaVersion": 2, "mediaType": OCI + "manifest.v1+json",
-                "config": blob(OCI + "config.v1+json", json.dumps(config).encode()),
-                "layers": [descriptor for descriptor, _ in layers]}
-    name = {"org.opencontainers.image.ref.name": f"3.9.{number}"}
-    entries.append(blob(OCI + "manifest.v1+json", json.dumps(manifest).encode(), annotations=name))
-with open(f"{layout}/index.json", "w") as file:
-    json.dump({"schemaVersion": 2, "manifests": entries}, file)
-with open(f"{layout}/oci-layout", "w") as file:
-    file.write('{"imageLayoutVersion":"1.0.0"}')
-PYTHON
-}
-
 write_files() {
     local all="tags: {regex: {allow: ['.*']}}"
     printf '%s\n' 'version: 1' 'images:' \
@@ -185,7 +144,7 @@ inside() {
     unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY SOURCE_DATE_EPOCH
 
     describe
-    make_images "$WORK/images"
+    make_images "$WORK/images" "$TAGS" 30000000 12000000 200000
     write_files
     mkdir "$WORK/from"
     start_registry from 5000
