@@ -54,7 +54,8 @@ fn random(limit: u64) -> u64 {
 
 fn main() -> io::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let mut argument = || arguments.next().ok_or_else(|| io::Error::other("usage: fault_proxy LISTEN UPSTREAM PERCENT SEED"));
+    let mut argument =
+        || arguments.next().ok_or_else(|| io::Error::other("usage: fault_proxy LISTEN UPSTREAM PERCENT SEED"));
     let listener = TcpListener::bind(argument()?)?;
     let upstream = argument()?;
     let percent: u64 = argument()?.parse().map_err(io::Error::other)?;

@@ -121,6 +121,8 @@ worker() {
             # The shell's own words about a killed timeout are of no use.
             { timeout --signal=$how "$limit" "$CAPATCH" "${COMMAND[@]}" >/dev/null 2>"$WORK/said-$number" || code=$?; } 2>/dev/null
         fi
+        # What a killed one has sent is in the proxy for a while, and could arrive after the next run.
+        [ $how = alone ] || sleep 0.5
         now=$(digest_of "$TO")
         # Of a tag in the layout, another worker may have done the same meanwhile.
         if [ "$now" = "$NEW" ]; then
@@ -129,6 +131,8 @@ worker() {
             tag=old
         else
             tag=WRONG
+            sleep 2
+            echo "two seconds later it is $(digest_of "$TO")" >&2
             printf '%s: %s (%s) was %s, is %s, may be %s; exit %d\n' "$kind" "$TO" "$how" "$old" "$now" "$NEW" $code >&2
         fi
         # 137 and 124 are of timeout.
