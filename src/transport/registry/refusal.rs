@@ -114,10 +114,11 @@ impl Refusal {
                     (413, _) => error.hint(
                         "a proxy in front of the registry limits the size of requests (client_max_body_size in nginx)",
                     ),
-                    (503, Some(asked)) => error.hint(format!(
+                    (503, Some(asked)) if !asked.is_zero() => error.hint(format!(
                         "it asks to wait {} seconds; try again later, or raise --max-wait",
                         asked.as_secs()
                     )),
+                    (500..=599, _) => error.hint("the registry has a fault of its own; try again later"),
                     _ => error,
                 }
             }
