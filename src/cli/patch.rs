@@ -118,6 +118,7 @@ fn options(arguments: &Arguments, common: &Common) -> Result<Options> {
         force: arguments.force,
         jobs: usize::from(common.jobs),
         memory: Memory::default(),
+        layers: patch::Cache::default(),
     };
     options.check()?;
     Ok(options)

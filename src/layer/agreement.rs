@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use crate::archive::entry::Kind;
 use crate::archive::path::{self, Step};
 use crate::archive::testing::*;
+use crate::layer::Cache;
 use crate::layer::lookup::{FindError, LayerSource, Stack};
 use crate::layer::testing::Layer;
 use crate::layer::tree::{Node, Tree};
@@ -136,16 +137,20 @@ fn all_paths() -> Vec<String> {
     paths
 }
 
-fn agree(layers: &[Vec<Op>], together: bool) -> Result<(), TestCaseError> {
+fn agree(layers: &[Vec<Op>], together: bool, shared: bool) -> Result<(), TestCaseError> {
     let (layers, tree) = possible(layers);
     let sources: Vec<_> = layers
         .iter()
         .map(|layer| LayerSource { descriptor: layer.descriptor.clone(), diff_id: layer.diff_id.clone() })
         .collect();
-    let new_stack = || Stack::new(sources.clone(), |at: usize| Ok(&layers[at].blob[..]));
+    let cache = Cache::default();
+    let new_stack = || {
+        let cache = if shared { cache.clone() } else { Cache::default() };
+        Stack::new(sources.clone(), |at: usize| Ok(&layers[at].blob[..]), &cache)
+    };
     let mut stack = new_stack();
     for asked in all_paths() {
-        // One stack for all questions must answer as a new one for each.
+        // One stack for all questions must answer as a new one for each, whether or not that one knows what others read.
         if !together {
             stack = new_stack();
         }
@@ -176,8 +181,9 @@ proptest! {
     fn lookup_agrees_with_tree(
         layers in proptest::collection::vec(proptest::collection::vec(op(), 0..7), 1..5),
         together in any::<bool>(),
+        shared in any::<bool>(),
     ) {
-        agree(&layers, together)?;
+        agree(&layers, together, shared)?;
     }
 }
 
@@ -187,7 +193,7 @@ fn two_ways_to_one_place() {
     let text = str::to_owned;
     let lower = vec![Op::Symlink(text("d"), text(".."))];
     let layers = [lower, vec![Op::Whiteout(text("a")), Op::File(text("b")), Op::Directory(text("d/b"))]];
-    for together in [true, false] {
-        agree(&layers, together).unwrap();
+    for (together, shared) in [(true, false), (false, false), (false, true)] {
+        agree(&layers, together, shared).unwrap();
     }
 }

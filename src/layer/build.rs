@@ -16,6 +16,7 @@ use crate::archive::path;
 use crate::archive::pax;
 use crate::blob::{Hashing, Spool, SpoolWriter};
 use crate::error::{Error, Result};
+use crate::layer::cache::Cache;
 use crate::layer::lookup::Found;
 use crate::oci::digest::Digest;
 use crate::oci::media_type::Compression;
@@ -51,7 +52,8 @@ pub struct BuiltLayer {
 
 /// Builds the layer: parent directories, then files, each once and sorted by path. The same input gives the same bytes
 /// on every host at every time. Two additions at one path are refused.
-pub fn build(additions: &[Addition<'_>], compression: Compression) -> Result<BuiltLayer> {
+/// A layer that is in `cache` is not compressed again.
+pub fn build(additions: &[Addition<'_>], compression: Compression, cache: &Cache) -> Result<BuiltLayer> {
     let mut parents = BTreeMap::new();
     let mut files = BTreeMap::new();
     for addition in additions {
@@ -68,18 +70,31 @@ pub fn build(additions: &[Addition<'_>], compression: Compression) -> Result<Bui
             return Err(Error::usage(format!("{} is named twice", path::show(&addition.found.path))));
         }
     }
+    let write_to = |tar: &mut dyn Write| {
+        for entry in parents.values() {
+            write_entry(tar, entry, &mut io::empty())?;
+        }
+        for (entry, content) in files.values() {
+            write_entry(tar, entry, &mut content.reader(0))?;
+        }
+        tar.write_all(&[0; 2 * BLOCK]).map_err(|e| temporary(&e))
+    };
+    if cache.has_built() {
+        let mut tar = Hashing::new(io::sink());
+        write_to(&mut tar)?;
+        let (_, diff_id, _) = tar.finish();
+        if let Some(built) = cache.built(&diff_id).filter(|built| built.compression == compression) {
+            return Ok(built);
+        }
+    }
     let blob = Hashing::new(SpoolWriter::new()?);
     let mut tar = Hashing::new(Encoder::new(blob, compression)?);
-    for entry in parents.values() {
-        write_entry(&mut tar, entry, &mut io::empty())?;
-    }
-    for (entry, content) in files.values() {
-        write_entry(&mut tar, entry, &mut content.reader(0))?;
-    }
-    tar.write_all(&[0; 2 * BLOCK]).map_err(|e| temporary(&e))?;
+    write_to(&mut tar)?;
     let (encoder, diff_id, _) = tar.finish();
     let (spool, digest, size) = encoder.finish().map_err(|e| temporary(&e))?.finish();
-    Ok(BuiltLayer { content: spool.finish(), digest, size, diff_id, compression })
+    let layer = BuiltLayer { content: spool.finish(), digest, size, diff_id, compression };
+    cache.keep(&layer);
+    Ok(layer)
 }
 
 fn temporary(error: &io::Error) -> Error {
@@ -87,7 +102,7 @@ fn temporary(error: &io::Error) -> Error {
 }
 
 /// Writes an entry, its extended header and its padding.
-fn write_entry(out: &mut impl Write, entry: &Entry, content: &mut impl Read) -> Result<()> {
+fn write_entry(out: &mut dyn Write, entry: &Entry, content: &mut impl Read) -> Result<()> {
     if !matches!(entry.kind, Kind::File | Kind::Directory) || entry.sparse {
         return Err(Error::failed(format!("{} is {}", path::show(&entry.path), entry.kind.describe())));
     }
@@ -123,7 +138,7 @@ fn write_entry(out: &mut impl Write, entry: &Entry, content: &mut impl Read) -> 
     Ok(())
 }
 
-fn write_padded(out: &mut impl Write, header: &[u8; BLOCK], content: &mut impl Read) -> Result<u64> {
+fn write_padded(out: &mut dyn Write, header: &[u8; BLOCK], content: &mut impl Read) -> Result<u64> {
     out.write_all(header).map_err(|e| temporary(&e))?;
     let written = io::copy(content, out).map_err(|e| temporary(&e))?;
     let padding = written.wrapping_neg() % BLOCK as u64;
@@ -251,7 +266,7 @@ mod tests {
         let three = found(file(b"usr/a"), &dirs[..1], &[7; 513]);
         let additions = |order: [&'_ Found; 3]| {
             let list = order.map(|found| Addition { found, capability: Some(vec![1; 20]) });
-            build(&list, Compression::Gzip).unwrap()
+            build(&list, Compression::Gzip, &Cache::default()).unwrap()
         };
         let layer = additions([&one, &two, &three]);
         let entries = read(&layer);
@@ -262,14 +277,14 @@ mod tests {
         let other = additions([&three, &one, &two]);
         assert_eq!((layer.digest, layer.diff_id, layer.size), (other.digest, other.diff_id, other.size));
         let twice = [Addition { found: &one, capability: None }, Addition { found: &one, capability: None }];
-        assert!(build(&twice, Compression::Gzip).is_err());
+        assert!(build(&twice, Compression::Gzip, &Cache::default()).is_err());
     }
 
     #[test]
     fn the_tar_ends_with_exactly_two_zero_blocks() {
         for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
             let file = found(Entry::implied_directory(b"f".to_vec()), &[], &[1; 512]);
-            let layer = build(&[Addition { found: &file, capability: None }], compression).unwrap();
+            let layer = build(&[Addition { found: &file, capability: None }], compression, &Cache::default()).unwrap();
             let tar = plain_tar(&layer);
             assert_eq!(tar.len(), 4 * BLOCK);
             assert_eq!(layer.diff_id, Digest::of(&tar));
@@ -286,7 +301,9 @@ mod tests {
         entry.pax.insert(b"SCHILY.acl.access".to_vec(), b"user::rwx".to_vec());
         let file = found(entry, &[], b"");
         let value = b"\x01\0\0\x02\0\x0a\0\0=\n12 path=x\n".to_vec();
-        let layer = build(&[Addition { found: &file, capability: Some(value.clone()) }], Compression::Gzip).unwrap();
+        let layer =
+            build(&[Addition { found: &file, capability: Some(value.clone()) }], Compression::Gzip, &Cache::default())
+                .unwrap();
         let (entry, _) = read(&layer).remove(0);
         assert_eq!(entry.xattrs, [(CAPABILITY.to_vec(), value), (b"user.x".to_vec(), vec![])].into());
         assert_eq!(entry.pax.keys().collect::<Vec<_>>(), [b"SCHILY.acl.access"]);
@@ -341,9 +358,9 @@ mod tests {
             let file = found(entry, std::slice::from_ref(&parent), &content);
             let compression = if zstd { Compression::Zstd } else { Compression::Gzip };
             let additions = [Addition { found: &file, capability: None }];
-            let layer = build(&additions, compression).unwrap();
+            let layer = build(&additions, compression, &Cache::default()).unwrap();
             prop_assert_eq!(read(&layer), vec![(parent, vec![]), (file.entry.clone(), content)]);
-            let again = build(&additions, compression).unwrap();
+            let again = build(&additions, compression, &Cache::default()).unwrap();
             prop_assert_eq!((layer.digest, layer.size, layer.diff_id), (again.digest, again.size, again.diff_id));
         }
     }

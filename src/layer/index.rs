@@ -170,6 +170,29 @@ impl Index {
         self.kept.get(&entry)
     }
 
+    /// The numbers of the entries that are kept.
+    pub(super) fn kept_entries(&self) -> impl Iterator<Item = u32> {
+        self.kept.keys().copied()
+    }
+
+    /// The base names that it was scanned for.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.names.iter()
+    }
+
+    /// About what it takes of the memory.
+    pub(super) fn bytes(&self) -> usize {
+        let left_out = self.left_out.as_ref().map_or(0, HashSet::len);
+        let names: usize = self.names.iter().map(|name| name.len() + 48).sum();
+        let kept: usize = self.kept.values().map(|kept| kept.entry.path.len() + 512).sum();
+        self.arena.len() + self.events.len() * (size_of::<Stored>() + 8) + left_out * 8 + names + kept
+    }
+
+    /// Bytes that its files take in temporary files, each of them at least `least`.
+    pub(super) fn files(&self, least: u64) -> u64 {
+        self.kept.values().filter_map(|kept| kept.content.as_ref()).map(|content| content.size().max(least)).sum()
+    }
+
     pub(super) fn usage(&self) -> Usage {
         Usage { events: self.events.len(), names: self.arena.len() }
     }

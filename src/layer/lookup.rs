@@ -12,6 +12,7 @@ use crate::archive::entry::{Entry, Kind};
 use crate::archive::path::{self, Step, TooManyLinks};
 use crate::blob::Spool;
 use crate::error::{Error, Result};
+use crate::layer::cache::Cache;
 use crate::layer::hints;
 use crate::layer::view::{Node, View};
 use crate::oci::descriptor::Descriptor;
@@ -170,9 +171,9 @@ where
     R: Read,
 {
     /// A stack of `layers`, bottom first. `open` gives the raw blob of the layer with a number, from the start each time;
-    /// the stack verifies what comes out.
-    pub fn new(layers: Vec<LayerSource>, open: O) -> Self {
-        Stack { view: View::new(layers, open) }
+    /// the stack verifies what comes out. What `cache` has is not read again.
+    pub fn new(layers: Vec<LayerSource>, open: O, cache: &Cache) -> Self {
+        Stack { view: View::new(layers, open, cache) }
     }
 
     /// Says that these paths will be asked for, so that one scan of a layer serves them all.

@@ -8,10 +8,13 @@ pub mod lookup;
 pub mod reader;
 pub mod tree;
 
+mod cache;
 mod hints;
 mod index;
 mod view;
 mod whiteout;
+
+pub use cache::Cache;
 
 #[cfg(test)]
 mod agreement;

@@ -6,12 +6,14 @@
 //! that are missing are made. [`crate::layer::tree`] does all that step by step; here it is answered for one path
 //! without opening a layer that does not matter.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
+use std::sync::{Arc, PoisonError};
 
 use crate::archive::entry::Kind;
 use crate::archive::path::{self, Step};
 use crate::error::{Error, Result};
+use crate::layer::cache::Cache;
 use crate::layer::index::{Event, Index, Interest, Usage, What};
 use crate::layer::lookup::LayerSource;
 use crate::layer::reader::LayerReader;
@@ -42,7 +44,7 @@ impl Node {
 
 struct Layer {
     source: LayerSource,
-    index: Option<Index>,
+    index: Option<Arc<Index>>,
     /// Entries that turned out to be wanted after a scan.
     capture: BTreeSet<u32>,
     scans: usize,
@@ -52,6 +54,7 @@ struct Layer {
 pub(super) struct View<O> {
     layers: Vec<Layer>,
     open: O,
+    cache: Cache,
     pub(super) interest: Interest,
     /// Where entries landed that are not grounded.
     landed: HashMap<(usize, u32, Vec<u8>), Vec<u8>>,
@@ -77,11 +80,12 @@ where
     O: FnMut(usize) -> Result<R>,
     R: Read,
 {
-    pub(super) fn new(layers: Vec<LayerSource>, open: O) -> Self {
+    pub(super) fn new(layers: Vec<LayerSource>, open: O, cache: &Cache) -> Self {
         let layer = |source| Layer { source, index: None, capture: BTreeSet::new(), scans: 0 };
         View {
             layers: layers.into_iter().map(layer).collect(),
             open,
+            cache: cache.clone(),
             interest: Interest::default(),
             landed: HashMap::new(),
             depth: 0,
@@ -97,7 +101,7 @@ where
 
     /// The layers that were scanned, and their numbers.
     pub(super) fn scanned(&self) -> impl Iterator<Item = (usize, &Index)> {
-        self.layers.iter().enumerate().filter_map(|(at, layer)| Some((at, layer.index.as_ref()?)))
+        self.layers.iter().enumerate().filter_map(|(at, layer)| Some((at, layer.index.as_deref()?)))
     }
 
     /// What the whole image has at `path`, no component of which may be a symbolic link.
@@ -276,27 +280,28 @@ where
 
     /// Sees to it that `layer` was scanned with an eye on `path`.
     fn ensure(&mut self, layer: usize, path: &[u8]) -> Result<()> {
-        let stale = match &self.layers[layer].index {
-            Some(index) => path::prefixes(path).any(|prefix| index.lacks(path::base(prefix))),
-            None => true,
-        };
-        if stale && !self.frozen {
+        let answers = |index: &Index| !path::prefixes(path).any(|prefix| index.lacks(path::base(prefix)));
+        if !self.frozen && !self.layers[layer].index.as_deref().is_some_and(answers) {
             self.interest.names.extend(path::prefixes(path).map(|prefix| path::base(prefix).to_vec()));
-            self.scan(layer)?;
+            self.scan(layer, answers)?;
         }
         Ok(())
     }
 
     /// Sees to it that these entries are kept whole, with their content if they are files.
     pub(super) fn capture(&mut self, entries: impl IntoIterator<Item = (usize, u32)>) -> Result<()> {
-        let mut stale = BTreeSet::new();
+        let mut wanted = BTreeMap::<usize, BTreeSet<u32>>::new();
         for (layer, entry) in entries {
-            if self.layers[layer].index.as_ref().and_then(|index| index.kept(entry)).is_none() {
-                self.layers[layer].capture.insert(entry);
-                stale.insert(layer);
+            wanted.entry(layer).or_default().insert(entry);
+        }
+        for (layer, entries) in wanted {
+            let answers = |index: &Index| entries.iter().all(|entry| index.kept(*entry).is_some());
+            if !self.layers[layer].index.as_deref().is_some_and(answers) {
+                self.layers[layer].capture.extend(&entries);
+                self.scan(layer, answers)?;
             }
         }
-        stale.into_iter().try_for_each(|layer| self.scan(layer))
+        Ok(())
     }
 
     /// What [`View::capture`] kept.
@@ -307,9 +312,21 @@ where
             .ok_or_else(|| Error::failed(format!("layer {} changed while it was read", layer + 1)))
     }
 
-    /// Reads the layer to its end. Its index exists only after digest, size and diff ID matched.
-    fn scan(&mut self, at: usize) -> Result<()> {
+    /// Takes the index of another image with this layer if it `answers` what is asked, or else reads the layer to its end.
+    /// An index exists only after digest, size and diff ID matched.
+    fn scan(&mut self, at: usize, answers: impl Fn(&Index) -> bool) -> Result<()> {
         let count = self.layers.len();
+        let slot = self.cache.slot(&self.layers[at].source);
+        let mut held = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = held.as_ref().filter(|index| answers(index)) {
+            self.layers[at].index = Some(index.clone());
+            return Ok(());
+        }
+        if let Some(index) = held.take() {
+            // Both images are served by what is read now.
+            self.interest.names.extend(index.names().cloned());
+            self.layers[at].capture.extend(index.kept_entries());
+        }
         self.layers[at].index = None;
         let mut used = Usage::default();
         for (_, index) in self.scanned() {
@@ -327,7 +344,10 @@ where
             reader.finish()?;
             Ok(index)
         };
-        layer.index = Some(scan().map_err(|e: Error| e.context(place()))?);
+        let index = Arc::new(scan().map_err(|e: Error| e.context(place()))?);
+        *held = Some(index.clone());
+        self.cache.count(&index);
+        layer.index = Some(index);
         Ok(())
     }
 }

@@ -71,11 +71,15 @@ pub(super) fn patch_files(
         image.manifest.layers.get(layer).ok_or_else(|| Error::failed("internal error: there is no such layer"))
     };
     let handle = tokio::runtime::Handle::current();
-    let mut stack = Stack::new(image.layers()?, |layer| {
-        let descriptor = descriptor(layer)?;
-        let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
-        Ok(WatchedReader::new(handle.block_on(place.reader(descriptor))?, bar))
-    });
+    let mut stack = Stack::new(
+        image.layers()?,
+        |layer| {
+            let descriptor = descriptor(layer)?;
+            let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
+            Ok(WatchedReader::new(handle.block_on(place.reader(descriptor))?, bar))
+        },
+        &options.layers,
+    );
     stack.expect(asked.iter().map(String::as_bytes));
     let mut result = PatchedFiles { files: Vec::new(), layer: None, warnings: Vec::new() };
     let mut changed: Vec<(Found, Vec<u8>)> = Vec::new();
@@ -109,7 +113,7 @@ pub(super) fn patch_files(
     if !changed.is_empty() {
         let additions: Vec<Addition<'_>> =
             changed.iter().map(|(found, value)| Addition { found, capability: Some(value.clone()) }).collect();
-        result.layer = Some(build(&additions, Compression::Gzip)?);
+        result.layer = Some(build(&additions, Compression::Gzip, &options.layers)?);
         let layers = image.manifest.layers.len() + 1;
         if layers > MAX_LAYERS {
             result

@@ -11,6 +11,7 @@ mod plan;
 mod record;
 
 pub use crate::copy::Route;
+pub use crate::layer::Cache;
 pub use apply::{Outcome, State, apply, state};
 pub use edit::edit_config;
 pub use file::FileChange;
@@ -57,8 +58,10 @@ pub struct Options {
     pub force: bool,
     /// How many blobs move at once.
     pub jobs: usize,
-    /// What this run knows already.
+    /// Which blobs are where, as far as this run knows.
     pub memory: Memory,
+    /// What this run keeps of layers.
+    pub layers: Cache,
 }
 
 impl Options {

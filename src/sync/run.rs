@@ -45,7 +45,14 @@ pub async fn run(
     options: &Options,
     progress: &Arc<dyn Progress>,
 ) -> Result<Report> {
-    let run = Run { transports, options, progress, memory: Memory::default(), places: Mutex::default() };
+    let run = Run {
+        transports,
+        options,
+        progress,
+        memory: Memory::default(),
+        layers: patch::Cache::default(),
+        places: Mutex::default(),
+    };
     let listings = run.list(tasks::to_list(spec)).await;
     let (mut tasks, hopeless) = tasks::tasks(spec, &listings)?;
     tasks.retain(|task| task.is_in(options.shard));
@@ -114,6 +121,7 @@ struct Run<'a> {
     options: &'a Options,
     progress: &'a Arc<dyn Progress>,
     memory: Memory,
+    layers: patch::Cache,
     /// By their names without a tag; an archive is written once, with all images that go into it.
     places: Mutex<HashMap<String, Place>>,
 }
@@ -189,6 +197,7 @@ impl Run<'_> {
             created: self.options.created,
             jobs: self.options.jobs,
             memory: self.memory.clone(),
+            layers: self.layers.clone(),
             ..options
         };
         let why = match patch::state(route, &options).await? {

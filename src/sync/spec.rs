@@ -124,6 +124,7 @@ impl Patch {
             force,
             jobs: 1,
             memory: Memory::default(),
+            layers: patch::Cache::default(),
         };
         options.check()?;
         Ok(options)
