@@ -21,6 +21,7 @@
 //!
 //! - [`error`]: errors as sentences, each with a kind (the exit code) and perhaps a hint. [`progress`]: who is told how
 //!   far the bytes have come.
+//! - [`limits`]: what content may take up, as far as a user may raise it.
 //! - [`oci`]: the data model as pure values: digests, lossless JSON, media types, platforms, references, descriptors,
 //!   manifests, configs.
 //! - [`capability`]: Linux file capabilities as pure values: the text of setcap(8), the bytes of the extended attribute.
@@ -76,6 +77,7 @@ pub mod image;
 pub mod kong;
 pub mod kubernetes;
 pub mod layer;
+pub mod limits;
 pub mod oci;
 pub mod patch;
 pub mod progress;

@@ -6,29 +6,47 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module may use, beside itself, `error` and `progress`. Lower ones come first, and none may use a later one.
-const LAYERS: [(&str, &[&str]); 18] = [
+const LAYERS: [(&str, &[&str]); 19] = [
     ("error", &[]),
     ("progress", &[]),
+    ("limits", &[]),
     ("capability", &[]),
     ("oci", &[]),
     ("blob", &["oci"]),
-    ("archive", &["oci"]),
-    ("layer", &["oci", "blob", "archive"]),
-    ("transport", &["oci", "blob", "archive"]),
+    ("archive", &["limits", "oci"]),
+    ("layer", &["limits", "oci", "blob", "archive"]),
+    ("transport", &["limits", "oci", "blob", "archive"]),
     ("image", &["oci", "blob", "archive", "layer", "transport"]),
     ("kong", &["oci"]),
     ("kubernetes", &["oci", "kong"]),
     ("copy", &["oci", "blob", "transport", "image"]),
-    ("patch", &["capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy"]),
-    ("validate", &["capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy", "patch"]),
+    ("patch", &["limits", "capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy"]),
+    (
+        "validate",
+        &["limits", "capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy", "patch"],
+    ),
     (
         "doctor",
-        &["capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "kubernetes", "copy", "patch"],
+        &[
+            "limits",
+            "capability",
+            "oci",
+            "blob",
+            "archive",
+            "layer",
+            "transport",
+            "image",
+            "kong",
+            "kubernetes",
+            "copy",
+            "patch",
+        ],
     ),
-    ("sync", &["capability", "oci", "transport", "kong", "copy", "patch"]),
+    ("sync", &["limits", "capability", "oci", "transport", "kong", "copy", "patch"]),
     (
         "cli",
         &[
+            "limits",
             "capability",
             "oci",
             "blob",

@@ -4,12 +4,13 @@
 
 mod common;
 
+use std::fs;
 use std::process::Command;
 
 use capatch::oci::digest::Digest;
 use capatch::oci::media_type::OCI_MANIFEST;
-use common::cli::{Run, start};
-use common::image::{Content, Image, Packing, Scene};
+use common::cli::{Run, run, start};
+use common::image::{Content, Image, Index, Packing, Scene, hex};
 use common::tar::{self, dir, file};
 use common::{elf, registry::Registry};
 
@@ -29,13 +30,18 @@ fn with_little_memory(arguments: &[&str]) -> Run {
 fn with_layer(blob: Vec<u8>) -> Content {
     let mut content = Image::kong().layer([file("opt/x", "x")]).build();
     let old = content.layers().pop().unwrap();
+    exchange(&mut content, &old, blob);
+    content
+}
+
+/// Puts `blob` in the place of the layer `old`.
+fn exchange(content: &mut Content, old: &str, blob: Vec<u8>) {
     let of = |digest: &str, size: usize| format!(r#""digest":"{digest}","size":{size}"#);
     let text = String::from_utf8(content.bytes().to_vec()).unwrap();
-    let size = content.blobs[&old].len();
-    let text = text.replace(&of(&old, size), &of(Digest::of(&blob).as_str(), blob.len()));
+    let size = content.blobs[old].len();
+    let text = text.replace(&of(old, size), &of(Digest::of(&blob).as_str(), blob.len()));
     content.blob("", blob);
     content.manifest(OCI_MANIFEST, text.into_bytes());
-    content
 }
 
 // D1, D2
@@ -50,11 +56,125 @@ fn a_layer_that_grows_beyond_measure_is_refused() {
     let (source, to) = (scene.source(&image), scene.reference("dst:1"));
     for arguments in [&["verify", &source][..], &["getcap", &source], &["patch", &source, &to]] {
         let said = with_little_memory(arguments).failed(5, &["layer 4", "unpacks to more than 2000 times its"]);
-        assert!(said.hint().is_some());
+        assert!(said.hint().unwrap().contains("--max-ratio"));
     }
     assert!(!scene.path("dst/index.json").exists());
+    // Who says so gets further, until the tar ends too soon.
+    with_little_memory(&["getcap", &source, "--max-ratio", "40000"]).failed(5, &["layer 4", "hashes to"]);
+    let said = with_little_memory(&["getcap", &source, "--max-ratio", "40000", "--max-unpacked", "512MiB"]);
+    let said = said.failed(5, &["layer 4", "unpacks to more than 512 MiB"]);
+    assert!(said.hint().unwrap().contains("--max-unpacked"));
     // What is only copied is not unpacked.
     with_little_memory(&["copy", &source, &to]).succeeded();
+}
+
+// D1, D2
+#[test]
+fn archives_that_grow_beyond_measure_are_refused() {
+    let scene = Scene::new();
+    let (source, image) = (scene.source(&Image::kong().build()), scene.path("a.tar"));
+    run(["copy", &source, &format!("oci-archive:{}:1", image.display())]).succeeded();
+    let packed = zstd::encode_all(&fs::read(&image).unwrap()[..], 3).unwrap();
+    fs::write(&image, packed).unwrap();
+    let archive = format!("oci-archive:{}", image.display());
+    run(["inspect", &archive]).succeeded();
+    let said = run(["inspect", &archive, "--max-unpacked", "4KiB"]);
+    let said = said.failed(5, &["a.tar", "the zstd data unpacks to more than 4 KiB"]);
+    assert!(said.hint().unwrap().contains("--max-unpacked"));
+    // A layer of docker save is unpacked for its digest alone.
+    let zeros = Image::kong().packed(tar::tar(&[file("zeros", vec![0; 128 * MIB])]), Packing::Zstd).docker().build();
+    let (docker, blobs) = (scene.path("docker.tar"), [zeros.config()].into_iter().chain(zeros.layers()));
+    let layers: Vec<String> = zeros.layers().iter().map(|layer| format!("\"{}\"", hex(layer))).collect();
+    let list =
+        format!(r#"[{{"Config":"{}","RepoTags":["a:1"],"Layers":[{}]}}]"#, hex(&zeros.config()), layers.join(","));
+    let mut members: Vec<_> = blobs.map(|digest| file(hex(&digest), zeros.blobs[&digest].clone())).collect();
+    members.push(file("manifest.json", list));
+    fs::write(&docker, tar::tar(&members)).unwrap();
+    let docker = format!("docker-archive:{}", docker.display());
+    let said = with_little_memory(&["inspect", &docker]).failed(5, &["unpacks to more than 2000 times its"]);
+    assert!(said.hint().unwrap().contains("--max-ratio"));
+    with_little_memory(&["inspect", &docker, "--max-ratio", "40000"]).succeeded();
+}
+
+// D3
+#[test]
+fn a_window_for_which_there_is_no_memory_is_refused() {
+    let large: Vec<u8> =
+        (0..40 * MIB as u64 / 8).flat_map(|n| (n * n).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+    let tar = tar::tar(&[file("opt/x", large)]);
+    let with_window = |log| {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(log).unwrap();
+        encoder.long_distance_matching(true).unwrap();
+        std::io::copy(&mut &tar[..], &mut encoder).unwrap();
+        let mut content = Image::kong().packed(tar.clone(), Packing::Zstd).build();
+        let (old, blob) = (content.layers().pop().unwrap(), encoder.finish().unwrap());
+        exchange(&mut content, &old, blob);
+        content
+    };
+    let (scene, small, wide) = (Scene::new(), with_window(24), with_window(25));
+    small.write(&scene.path("src"), "small");
+    wide.write(&scene.path("src"), "wide");
+    let image = |tag: &str| scene.reference(&format!("src:{tag}"));
+    for command in ["verify", "getcap"] {
+        with_little_memory(&[command, &image("small")]).succeeded();
+        let said = with_little_memory(&[command, &image("wide")]);
+        let said = said.failed(5, &["layer 4", "the zstd data takes more than 16 MiB of memory, of 128 MiB"]);
+        assert!(said.hint().unwrap().contains("--max-memory"));
+        run([command, &image("wide"), "--max-memory", "256MiB"]).succeeded();
+    }
+    // A whole index of them, unpacked side by side.
+    let index = Index::new().platform(&small, "amd64").platform(&small, "arm64").build();
+    index.write(&scene.path("src"), "both");
+    with_little_memory(&["patch", &image("both"), &scene.reference("dst:1"), "--platform", "linux/amd64"]).succeeded();
+}
+
+/// A tar of so many entries with long names, each of its own.
+fn many(count: usize, kind: u8) -> Vec<u8> {
+    let mut header = ::tar::Header::new_ustar();
+    header.set_path(format!("opt/{}/{}/0000000", "d".repeat(140), "e".repeat(92))).unwrap();
+    header.set_entry_type(::tar::EntryType::new(kind));
+    if kind == b'2' {
+        header.set_link_name("t".repeat(100)).unwrap();
+    }
+    header.set_mode(0o644);
+    header.set_size(0);
+    let mut tar = Vec::with_capacity(count * 512 + 1024);
+    for number in 0..count {
+        // The last bytes of the name are its number.
+        header.as_old_mut().name[93..].copy_from_slice(format!("{number:07}").as_bytes());
+        header.set_cksum();
+        tar.extend_from_slice(header.as_bytes());
+    }
+    tar.extend([0; 1024]);
+    tar
+}
+
+// G6, D17: ten million entries are cut short where they would fill the memory.
+#[test]
+fn more_entries_than_the_memory_holds_are_refused() {
+    let scene = Scene::new();
+    let tagged = |image: Image, tag: &str| {
+        image.build().write(&scene.path("src"), tag);
+        scene.reference(&format!("src:{tag}"))
+    };
+    let base = tagged(Image::kong(), "base");
+    let files = tagged(Image::kong().packed(many(100_000, b'0'), Packing::Fast), "files");
+    let links = tagged(Image::kong().packed(many(90_000, b'2'), Packing::Fast), "links");
+    let to = scene.reference("dst:1");
+    for (arguments, words) in [
+        (&["verify", &links][..], "the files of the image take more than 80 MiB"),
+        (&["getcap", &links], "the files of the image take more than 80 MiB"),
+        (&["verify", &links, "--base", &base], "the files of the image take more than 80 MiB"),
+        (&["patch", &links, &to], "the directories, links and whiteouts of the layers take more than 32 MiB"),
+    ] {
+        let said = with_little_memory(arguments).failed(5, &["layer 4", words, "of memory, of 128 MiB"]);
+        assert!(said.hint().unwrap().contains("--max-memory"));
+    }
+    run(["getcap", &links, "--max-memory", "512MiB"]).succeeded();
+    run(["patch", &links, &to, "--max-memory", "512MiB"]).succeeded();
+    // Files that nobody asks for are not remembered.
+    with_little_memory(&["patch", &files, &scene.reference("dst:2")]).succeeded();
 }
 
 // G6

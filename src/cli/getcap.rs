@@ -47,8 +47,8 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
         Report { image: reference.to_string(), digest: root.descriptor.digest.to_string(), images: vec![] };
     for image in images {
         let context = |e: Error| e.context(&image.platform).context(reference);
-        let files =
-            validate::capabilities(&place, &image, arguments.path.as_deref(), &progress).await.map_err(context)?;
+        let path = arguments.path.as_deref();
+        let files = validate::capabilities(&place, &image, path, common.limits(), &progress).await.map_err(context)?;
         let (platform, digest) = (image.platform.to_string(), image.descriptor.digest.to_string());
         report.images.push(Listing { platform, digest, files });
     }

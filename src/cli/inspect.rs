@@ -80,9 +80,11 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     for image in &images {
         let capabilities = match arguments.no_layers {
             true => None,
-            false => {
-                Some(validate::capabilities(&place, image, None, &progress).await.map_err(|e| e.context(reference))?)
-            }
+            false => Some(
+                validate::capabilities(&place, image, None, common.limits(), &progress)
+                    .await
+                    .map_err(|e| e.context(reference))?,
+            ),
         };
         report.images.push(shown(image, capabilities).map_err(|e| e.context(reference))?);
     }

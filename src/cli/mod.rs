@@ -24,6 +24,7 @@ use clap::{Args, Parser, Subcommand};
 use self::output::Output;
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, Image, Node};
+use crate::limits::{Limits, Size};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::transport::registry::{Client, Options};
@@ -108,6 +109,15 @@ struct Common {
     /// Blobs that move at the same time, to or from one host
     #[arg(long, global = true, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64), help_heading = "Registries")]
     jobs: u8,
+    /// What one layer, or a compressed archive, may unpack to [default: 64GiB]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
+    max_unpacked: Option<Size>,
+    /// How many times its size a layer may unpack to [default: 2000]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Limits")]
+    max_ratio: Option<u64>,
+    /// Memory for one image: large windows of zstd and very many files take more [default: 128MiB]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
+    max_memory: Option<Size>,
     /// The socket of containerd, for containerd:NAME [default: CONTAINERD_ADDRESS or /run/containerd/containerd.sock]
     #[arg(long, global = true, value_name = "SOCKET", help_heading = "Engines")]
     containerd_address: Option<PathBuf>,
@@ -123,6 +133,10 @@ fn variable(name: &str) -> Option<OsString> {
 
 impl Common {
     fn transports(&self) -> Result<Transports> {
+        self.transports_within(self.limits())
+    }
+
+    fn transports_within(&self, limits: Limits) -> Result<Transports> {
         let registries = Client::new(Options {
             plain_http: self.plain_http.clone(),
             ca_file: self.ca_file.clone(),
@@ -145,7 +159,20 @@ impl Common {
                 .unwrap_or_else(|| "default".to_owned()),
         };
         let docker = std::env::var("DOCKER_HOST").unwrap_or_default();
-        Ok(Transports { registries, containerd, docker })
+        Ok(Transports { registries, containerd, docker, limits })
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits_or(Limits::default())
+    }
+
+    /// `limits`, with what the command line says instead.
+    fn limits_or(&self, limits: Limits) -> Limits {
+        Limits {
+            unpacked: self.max_unpacked.map_or(limits.unpacked, |Size(size)| size),
+            ratio: self.max_ratio.unwrap_or(limits.ratio),
+            memory: self.max_memory.map_or(limits.memory, |Size(size)| size),
+        }
     }
 
     fn output(&self) -> Output {
@@ -287,6 +314,10 @@ fn parse_host(text: &str) -> Result<String, String> {
         return Err("write HOST or HOST:PORT, without http:// and without a path".to_owned());
     }
     Ok(text.to_owned())
+}
+
+fn parse_size(text: &str) -> Result<Size, String> {
+    text.parse().map_err(with_hint)
 }
 
 fn parse_platform(text: &str) -> Result<Platform, String> {

@@ -119,6 +119,7 @@ fn options(arguments: &Arguments, common: &Common) -> Result<Options> {
         jobs: usize::from(common.jobs),
         memory: Memory::default(),
         layers: patch::Cache::default(),
+        limits: common.limits(),
     };
     options.check()?;
     Ok(options)

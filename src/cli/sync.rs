@@ -10,6 +10,7 @@ use super::output::bytes;
 use super::patch::source_date_epoch;
 use super::{Common, bars, parse_reference, with_hint};
 use crate::error::{Error, Result, printable};
+use crate::limits::Size;
 use crate::oci::reference::Reference;
 use crate::sync::job::Job;
 use crate::sync::report::{End, Report, Row};
@@ -121,7 +122,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
         jobs: usize::from(common.jobs),
         created: source_date_epoch()?,
     };
-    let transports = common.transports()?;
+    let transports = common.transports_within(common.limits_or(spec.limits))?;
     let report = run::run(&spec, &transports, &options, &bars::bars(common)).await?;
     let traffic = transports.registries.traffic();
     let data = Data {
@@ -163,6 +164,9 @@ fn job(arguments: &Arguments, common: &Common, text: &str, spec: &Spec) -> Resul
         format!("--jobs={}", common.jobs),
         format!("--max-wait={}", common.max_wait),
     ];
+    given.extend(common.max_unpacked.map(|Size(size)| format!("--max-unpacked={size}")));
+    given.extend(common.max_ratio.map(|ratio| format!("--max-ratio={ratio}")));
+    given.extend(common.max_memory.map(|Size(size)| format!("--max-memory={size}")));
     given.extend(common.plain_http.iter().map(|host| format!("--plain-http={host}")));
     given.extend(common.realm_host.iter().map(|host| format!("--realm-host={host}")));
     let job = Job { name: &arguments.job_name, image, shards, secret: &arguments.secret, arguments: &given };

@@ -50,7 +50,8 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     };
     let base = base.as_ref().map(|(place, root)| Subject { place, root });
     let subject = Subject { place: &place, root: &root };
-    let verified = validate::verify(subject, base, &progress).await.map_err(|e| e.context(reference))?;
+    let verified =
+        validate::verify(subject, base, common.limits(), &progress).await.map_err(|e| e.context(reference))?;
     let findings = verified.findings.len();
     let base = arguments.base.as_ref().map(Reference::to_string);
     let report = Report { image: reference.to_string(), base, ok: findings == 0, verified };

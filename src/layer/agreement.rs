@@ -10,7 +10,8 @@ use crate::archive::testing::*;
 use crate::layer::Cache;
 use crate::layer::lookup::{FindError, LayerSource, Stack};
 use crate::layer::testing::Layer;
-use crate::layer::tree::{Node, Tree};
+use crate::layer::tree::{Detail, Node, Tree};
+use crate::limits::Limits;
 use crate::oci::digest::Digest;
 use crate::oci::media_type::Compression;
 
@@ -89,7 +90,7 @@ fn possible(layers: &[Vec<Op>]) -> (Vec<Layer>, Tree) {
             frames.push(render(op, id));
             let candidate = layer(&frames);
             let mut attempt = tree.clone();
-            match attempt.apply(&candidate.blob[..], &candidate.descriptor, &candidate.diff_id, true) {
+            match attempt.apply(&candidate.blob[..], &candidate.descriptor, &candidate.diff_id, Detail::Everything) {
                 Ok(()) => applied = attempt,
                 Err(_) => drop(frames.pop()),
             }
@@ -146,7 +147,7 @@ fn agree(layers: &[Vec<Op>], together: bool, shared: bool) -> Result<(), TestCas
     let cache = Cache::default();
     let new_stack = || {
         let cache = if shared { cache.clone() } else { Cache::default() };
-        Stack::new(sources.clone(), |at: usize| Ok(&layers[at].blob[..]), &cache)
+        Stack::new(sources.clone(), Limits::default(), &cache, |at: usize| Ok(&layers[at].blob[..]))
     };
     let mut stack = new_stack();
     for asked in all_paths() {

@@ -219,6 +219,7 @@ mod tests {
     use crate::archive::entry::{Entries, Mtime};
     use crate::layer::lookup::Parent;
     use crate::layer::reader::LayerReader;
+    use crate::limits::Limits;
     use crate::oci::descriptor::Descriptor;
     use proptest::prelude::*;
 
@@ -238,7 +239,8 @@ mod tests {
     /// All entries with their content, after the sums were checked.
     fn read(layer: &BuiltLayer) -> Vec<(Entry, Vec<u8>)> {
         let descriptor = Descriptor::new("x", layer.digest.clone(), layer.size).unwrap();
-        let mut reader = LayerReader::new(layer.content.reader(0), &descriptor, &layer.diff_id).unwrap();
+        let mut reader =
+            LayerReader::new(layer.content.reader(0), &descriptor, &layer.diff_id, &Limits::default()).unwrap();
         let mut entries = Entries::new(&mut reader);
         let mut list = Vec::new();
         while let Some(entry) = entries.next_entry().unwrap() {
@@ -253,7 +255,10 @@ mod tests {
     fn plain_tar(layer: &BuiltLayer) -> Vec<u8> {
         let descriptor = Descriptor::new("x", layer.digest.clone(), layer.size).unwrap();
         let mut tar = Vec::new();
-        LayerReader::new(layer.content.reader(0), &descriptor, &layer.diff_id).unwrap().read_to_end(&mut tar).unwrap();
+        LayerReader::new(layer.content.reader(0), &descriptor, &layer.diff_id, &Limits::default())
+            .unwrap()
+            .read_to_end(&mut tar)
+            .unwrap();
         tar
     }
 

@@ -10,7 +10,7 @@ use super::lookup::LayerSource;
 use crate::oci::digest::Digest;
 
 /// Bytes that all scans which are kept may take together; the whole process is to stay below 128 MiB.
-const MAX_SCANS: usize = 16 << 20;
+const MAX_SCANS: u64 = 16 << 20;
 /// Bytes of files in temporary files that may be kept, and of layers likewise.
 const MAX_FILES: u64 = 1 << 30;
 /// What a file counts at least: it is open.
@@ -23,7 +23,7 @@ pub struct Cache(Arc<Mutex<Kept>>);
 #[derive(Default)]
 struct Kept {
     scans: HashMap<(Digest, u64, Digest), Slot>,
-    bytes: usize,
+    bytes: u64,
     files: u64,
     /// By diff ID.
     built: HashMap<Digest, BuiltLayer>,
@@ -45,7 +45,7 @@ impl Cache {
     /// Says that `index` is in a slot now. What is too much is forgotten as a whole: that costs time only.
     pub(super) fn count(&self, index: &Index) {
         let mut kept = self.kept();
-        kept.bytes = kept.bytes.saturating_add(index.bytes());
+        kept.bytes = kept.bytes.saturating_add(index.memory());
         kept.files = kept.files.saturating_add(index.files(MIN_FILE));
         if kept.bytes > MAX_SCANS || kept.files > MAX_FILES {
             *kept = Kept { built: std::mem::take(&mut kept.built), built_files: kept.built_files, ..Kept::default() };

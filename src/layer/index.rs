@@ -9,14 +9,12 @@ use crate::archive::path;
 use crate::blob::{Spool, SpoolWriter};
 use crate::error::{Error, Result};
 use crate::layer::whiteout::{Marker, marker};
+use crate::limits::Limits;
 
-/// Directories, links and whiteouts that all opened layers of an image may have together.
-const MAX_EVENTS: usize = 1_000_000;
-/// Bytes that their names may have together.
-const MAX_NAMES: usize = 128 << 20;
-/// Base names of left-out files that are remembered as a hash each.
-const MAX_LEFT_OUT: usize = 1_000_000;
-
+/// Bytes of memory for an event, beside its names: itself, twice while a `Vec` grows, and the hashes of its path.
+const EVENT: u64 = 80;
+/// Bytes of memory for the hash of a left-out file's base name.
+const LEFT_OUT: u64 = 12;
 /// Paths that links add to a scan while it runs.
 const MAX_LATE: usize = 1000;
 
@@ -96,17 +94,20 @@ pub(super) struct Index {
     names: HashSet<Vec<u8>>,
     /// Hashes of the base names of files that were left out; `None` for too many of them.
     left_out: Option<HashSet<u32>>,
+    /// Bytes, about.
+    memory: u64,
     hasher: RandomState,
 }
 
 impl Index {
     /// Scans the tar `reader` to its end. `capture` holds numbers of entries to be kept whole besides what `interest`
-    /// names; `used` is what the other layers of the image have used of the limits.
+    /// names; `used` is what the other layers of the image have used of the memory for them.
     pub(super) fn scan(
         reader: impl BufRead,
         interest: &Interest,
         capture: &BTreeSet<u32>,
-        used: Usage,
+        used: u64,
+        limits: &Limits,
     ) -> Result<Index> {
         let mut scan = Scan {
             index: Index {
@@ -118,11 +119,13 @@ impl Index {
                 kept_paths: HashMap::new(),
                 names: interest.names.clone(),
                 left_out: Some(HashSet::new()),
+                memory: 0,
                 hasher: RandomState::new(),
             },
             interest,
             capture,
             used,
+            limits,
             late: Interest::default(),
             grounded: HashSet::new(),
             implied: HashSet::new(),
@@ -180,21 +183,14 @@ impl Index {
         self.names.iter()
     }
 
-    /// About what it takes of the memory.
-    pub(super) fn bytes(&self) -> usize {
-        let left_out = self.left_out.as_ref().map_or(0, HashSet::len);
-        let names: usize = self.names.iter().map(|name| name.len() + 48).sum();
-        let kept: usize = self.kept.values().map(|kept| kept.entry.path.len() + 512).sum();
-        self.arena.len() + self.events.len() * (size_of::<Stored>() + 8) + left_out * 8 + names + kept
-    }
-
     /// Bytes that its files take in temporary files, each of them at least `least`.
     pub(super) fn files(&self, least: u64) -> u64 {
         self.kept.values().filter_map(|kept| kept.content.as_ref()).map(|content| content.size().max(least)).sum()
     }
 
-    pub(super) fn usage(&self) -> Usage {
-        Usage { events: self.events.len(), names: self.arena.len() }
+    /// Bytes that it takes, about.
+    pub(super) fn memory(&self) -> u64 {
+        self.memory
     }
 
     fn event(&self, at: usize) -> Event<'_> {
@@ -214,18 +210,12 @@ impl Index {
     }
 }
 
-/// What an index takes of the limits.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Usage {
-    pub(super) events: usize,
-    pub(super) names: usize,
-}
-
 struct Scan<'a> {
     index: Index,
     interest: &'a Interest,
     capture: &'a BTreeSet<u32>,
-    used: Usage,
+    used: u64,
+    limits: &'a Limits,
     /// Where the wanted links seen so far point, as far as one can tell yet: most targets follow their links, and need no
     /// second scan then.
     late: Interest,
@@ -313,23 +303,17 @@ impl Scan<'_> {
 
     fn push(&mut self, entry: u32, what: What, path: &[u8], link: &[u8], grounded: bool) -> Result<()> {
         let index = &mut self.index;
-        let events = self.used.events + index.events.len();
-        let names = self.used.names + index.arena.len() + path.len() + link.len();
-        if events >= MAX_EVENTS || names > MAX_NAMES {
-            return Err(Error::content(format!(
-                "the layers hold more than {MAX_EVENTS} directories, links and whiteouts, or more than {} MiB of their names",
-                MAX_NAMES >> 20
-            )));
-        }
-        // Neither can be longer than MAX_PATH, and the arena stays below MAX_NAMES.
-        let stored = Stored {
-            at: index.arena.len() as u32,
-            path: path.len() as u16,
-            link: link.len() as u16,
-            entry,
-            what,
-            grounded,
+        // The names twice: the arena grows too.
+        index.memory += EVENT + 2 * (path.len() + link.len()) as u64;
+        // What an offset can reach is enough even for those who have more memory.
+        let at = u32::try_from(index.arena.len()).ok();
+        let Some(at) = at.filter(|_| self.used + index.memory <= self.limits.lookup()) else {
+            return Err(self
+                .limits
+                .exceeded("the directories, links and whiteouts of the layers take", self.limits.lookup()));
         };
+        // Neither can be longer than MAX_PATH.
+        let stored = Stored { at, path: path.len() as u16, link: link.len() as u16, entry, what, grounded };
         index.by_base.push((index.short_hash(path::base(path)), index.events.len() as u32));
         index.arena.extend_from_slice(path);
         index.arena.extend_from_slice(link);
@@ -340,8 +324,12 @@ impl Scan<'_> {
     fn leave_out(&mut self, base: &[u8]) {
         let hash = self.index.short_hash(base);
         if let Some(set) = &mut self.index.left_out {
-            set.insert(hash);
-            if set.len() > MAX_LEFT_OUT {
+            if set.insert(hash) {
+                self.index.memory += LEFT_OUT;
+            }
+            // Without it more layers are read twice.
+            if self.used + self.index.memory > self.limits.lookup() / 2 {
+                self.index.memory -= LEFT_OUT * set.len() as u64;
                 self.index.left_out = None;
             }
         }

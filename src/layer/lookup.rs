@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::layer::cache::Cache;
 use crate::layer::hints;
 use crate::layer::view::{Node, View};
+use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 
@@ -172,8 +173,8 @@ where
 {
     /// A stack of `layers`, bottom first. `open` gives the raw blob of the layer with a number, from the start each time;
     /// the stack verifies what comes out. What `cache` has is not read again.
-    pub fn new(layers: Vec<LayerSource>, open: O, cache: &Cache) -> Self {
-        Stack { view: View::new(layers, open, cache) }
+    pub fn new(layers: Vec<LayerSource>, limits: Limits, cache: &Cache, open: O) -> Self {
+        Stack { view: View::new(layers, limits, cache, open) }
     }
 
     /// Says that these paths will be asked for, so that one scan of a layer serves them all.

@@ -4,6 +4,7 @@
 //! disk; the content of a file that was asked for goes to an unnamed temporary file.
 
 pub mod build;
+pub mod diff;
 pub mod lookup;
 pub mod reader;
 pub mod tree;

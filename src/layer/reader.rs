@@ -7,6 +7,7 @@ use std::thread::{Builder, JoinHandle};
 use crate::archive::compression::{Decoder, from_io};
 use crate::blob::VerifiedReader;
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::{Digest, Hasher};
 use crate::oci::media_type::Compression;
@@ -15,12 +16,6 @@ use crate::oci::media_type::Compression;
 const CHUNK: usize = 256 * 1024;
 /// Chunks in flight between the walk and the hash.
 const CHUNKS: usize = 4;
-/// The most tar that one layer may unpack to, in bytes (faults.md D1, D2).
-const MAX_TAR: u64 = 64 << 30;
-/// How many times its size a layer may unpack to; gzip reaches 1032, a file of zeros in zstd 32768.
-const MAX_RATIO: u64 = 2000;
-/// Up to this size it does not matter how it was reached.
-const HARMLESS: u64 = 64 << 20;
 
 /// The tar of a layer. Nothing that was read may be believed before [`LayerReader::finish`].
 pub struct LayerReader<R: Read> {
@@ -30,20 +25,22 @@ pub struct LayerReader<R: Read> {
     end: usize,
     total: u64,
     size: u64,
+    limits: Limits,
     diff_id: Digest,
     sum: Sum,
 }
 
 impl<R: Read> LayerReader<R> {
     /// Reads `blob`, which should be the content that `descriptor` names, and whose tar should hash to `diff_id`.
-    pub fn new(blob: R, descriptor: &Descriptor, diff_id: &Digest) -> Result<Self> {
+    pub fn new(blob: R, descriptor: &Descriptor, diff_id: &Digest, limits: &Limits) -> Result<Self> {
         Ok(LayerReader {
-            decoder: Decoder::new(VerifiedReader::new(blob, descriptor))?,
+            decoder: Decoder::new(VerifiedReader::new(blob, descriptor), limits)?,
             chunk: vec![0; CHUNK],
             start: 0,
             end: 0,
             total: 0,
             size: descriptor.size,
+            limits: *limits,
             diff_id: diff_id.clone(),
             sum: Sum::Here(Hasher::new(diff_id.algorithm())),
         })
@@ -90,15 +87,7 @@ impl<R: Read> BufRead for LayerReader<R> {
                 }
             }
             self.total += self.end as u64;
-            if self.total > MAX_TAR {
-                return Err(Error::content(format!("the layer unpacks to more than {} GiB", MAX_TAR >> 30)).into());
-            }
-            if self.total > HARMLESS.max(self.size.saturating_mul(MAX_RATIO)) {
-                let message = format!("the layer unpacks to more than {MAX_RATIO} times its {} bytes", self.size);
-                return Err(Error::content(message)
-                    .hint("it looks made to fill memory or disks; if it is right, compress it with gzip")
-                    .into());
-            }
+            self.limits.check_unpacked(self.total, Some(self.size), "the layer")?;
         }
         Ok(&self.chunk[self.start..self.end])
     }

@@ -3,6 +3,7 @@
 use crate::archive::testing::{compress, tar};
 use crate::error::Result;
 use crate::layer::reader::LayerReader;
+use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::media_type::Compression;
@@ -29,6 +30,6 @@ impl Layer {
     }
 
     pub(crate) fn reader(&self) -> Result<LayerReader<&[u8]>> {
-        LayerReader::new(&self.blob[..], &self.descriptor, &self.diff_id)
+        LayerReader::new(&self.blob[..], &self.descriptor, &self.diff_id, &Limits::default())
     }
 }

@@ -7,7 +7,7 @@
 //! A hard link does not change the metadata of the file it leads to. (containerd changes the owner of a file when it
 //! makes a hard link to it, and the kernel then clears its capability.)
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -17,11 +17,15 @@ use crate::archive::path::{self, Step};
 use crate::error::{Error, Result};
 use crate::layer::reader::LayerReader;
 use crate::layer::whiteout::{Marker, marker};
+use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::{Algorithm, Digest, Hasher};
 
-/// Entries that a tree may have.
-const MAX_NODES: usize = 5_000_000;
+/// Bytes of memory for a name in a tree, beside its own (measured).
+const NAME: u64 = 120;
+/// Bytes of memory for a node with the usual names of its owner and the digest of its content, and for its name in a copy
+/// of the tree that it is compared with (measured).
+const NODE: u64 = 660;
 
 /// A file, directory, link or device. All hard links to a file share one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,32 +47,44 @@ struct Placed {
     layer: usize,
 }
 
+/// How much of each file a [`Tree`] keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Its kind, where a link leads, and extended attributes.
+    Attributes,
+    /// All metadata, and the digest of the content.
+    Everything,
+}
+
 /// The merged view of some layers.
 #[derive(Clone, Debug, Default)]
 pub struct Tree {
     places: BTreeMap<Vec<u8>, Placed>,
     layers: usize,
+    /// What entries of the current layer share that say no more than what they are.
+    plain: Vec<Arc<Node>>,
+    /// Bytes that it takes, about.
+    memory: u64,
+    limits: Limits,
 }
 
 impl Tree {
-    /// Puts one more layer on top: `blob` is the content that `descriptor` names, and its tar hashes to `diff_id`. The
-    /// contents of files are hashed only if `hash_contents` is set. After an error the tree is empty, since nothing of
-    /// a layer that did not verify may be believed.
-    pub fn apply(
-        &mut self,
-        blob: impl Read,
-        descriptor: &Descriptor,
-        diff_id: &Digest,
-        hash_contents: bool,
-    ) -> Result<()> {
+    /// An empty tree.
+    pub fn new(limits: Limits) -> Self {
+        Tree { limits, ..Tree::default() }
+    }
+
+    /// Puts one more layer on top: `blob` is the content that `descriptor` names, and its tar hashes to `diff_id`. After an
+    /// error the tree is empty, since nothing of a layer that did not verify may be believed.
+    pub fn apply(&mut self, blob: impl Read, descriptor: &Descriptor, diff_id: &Digest, detail: Detail) -> Result<()> {
         let mut tree = std::mem::take(self);
         let place = format!("layer {} ({})", tree.layers + 1, descriptor.digest);
         let applied = (|| {
-            let mut reader = LayerReader::new(blob, descriptor, diff_id)?;
+            let mut reader = LayerReader::new(blob, descriptor, diff_id, &tree.limits)?;
             let mut entries = Entries::new(&mut reader);
             while let Some(entry) = entries.next_entry()? {
                 let mut content = None;
-                if hash_contents && entry.kind == Kind::File {
+                if detail == Detail::Everything && entry.kind == Kind::File {
                     let mut hasher = Hasher::new(Algorithm::Sha256);
                     entries.content().for_each_chunk(|chunk| {
                         hasher.update(chunk);
@@ -76,12 +92,13 @@ impl Tree {
                     })?;
                     content = Some(hasher.finish());
                 }
-                tree.take(entry, content)?;
+                tree.take(entry, content, detail)?;
             }
             reader.finish()
         })();
         applied.map_err(|e: Error| e.context(place))?;
         tree.layers += 1;
+        tree.plain.clear();
         *self = tree;
         Ok(())
     }
@@ -115,11 +132,16 @@ impl Tree {
         Ok(path::walk(path, step)?.path)
     }
 
-    pub(super) fn names_of_nodes(&self) -> impl Iterator<Item = (&Vec<u8>, *const Node)> {
-        self.places.iter().map(|(path, placed)| (path, Arc::as_ptr(&placed.node)))
+    pub(super) fn node(&self, path: &[u8]) -> Option<&Arc<Node>> {
+        self.places.get(path).map(|placed| &placed.node)
     }
 
-    fn take(&mut self, mut entry: Entry, content: Option<Digest>) -> Result<()> {
+    /// Everything, with the address of its node, which all hard links to a file share.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (&Vec<u8>, &Arc<Node>)> {
+        self.places.iter().map(|(path, placed)| (path, &placed.node))
+    }
+
+    fn take(&mut self, mut entry: Entry, content: Option<Digest>, detail: Detail) -> Result<()> {
         match marker(&entry.path)? {
             Marker::Metadata => return Ok(()),
             Marker::Opaque(directory) => {
@@ -142,7 +164,11 @@ impl Tree {
         let written = std::mem::take(&mut entry.path);
         let node = match kind {
             Kind::HardLink => self.linked(&written, &entry.link)?,
-            _ => Arc::new(Node { entry, content, layer: self.layers, implied: false }),
+            _ if detail == Detail::Attributes && kind != Kind::Symlink && entry.xattrs.is_empty() => self.plain(kind),
+            _ => {
+                self.memory += NODE + weight(&entry);
+                Arc::new(Node { entry, content, layer: self.layers, implied: false })
+            }
         };
         let path = self.in_its_directory(&written)?;
         self.make_directories(path::parent(&path))?;
@@ -150,11 +176,44 @@ impl Tree {
         if self.places.get(&path).is_some_and(|placed| !merges(placed)) {
             self.remove_below(&path, usize::MAX);
         }
-        self.places.insert(path, Placed { node, layer: self.layers });
-        if self.places.len() > MAX_NODES {
-            return Err(Error::content(format!("the image has more than {MAX_NODES} files")));
+        self.put(path, node)
+    }
+
+    fn put(&mut self, mut path: Vec<u8>, node: Arc<Node>) -> Result<()> {
+        // What was put together has room for twice as much.
+        path.shrink_to_fit();
+        let name = NAME + path.len() as u64;
+        self.memory += name;
+        if self.memory > self.limits.files() {
+            return Err(self.limits.exceeded("the files of the image take", self.limits.files()));
+        }
+        if let Some(old) = self.places.insert(path, Placed { node, layer: self.layers }) {
+            self.forget(name, old);
         }
         Ok(())
+    }
+
+    fn remove(&mut self, path: &[u8]) {
+        if let Some(old) = self.places.remove(path) {
+            self.forget(NAME + path.len() as u64, old);
+        }
+    }
+
+    /// Gives back the memory of a name, and of its node if it was the last one.
+    fn forget(&mut self, name: u64, Placed { node, .. }: Placed) {
+        let node = Arc::into_inner(node).map_or(0, |node| NODE + weight(&node.entry));
+        self.memory = self.memory.saturating_sub(name + node);
+    }
+
+    /// A node that says nothing but its kind.
+    fn plain(&mut self, kind: Kind) -> Arc<Node> {
+        if let Some(node) = self.plain.iter().find(|node| node.entry.kind == kind) {
+            return node.clone();
+        }
+        let entry = Entry { kind, ..Entry::implied_directory(Vec::new()) };
+        self.memory += NODE;
+        self.plain.push(Arc::new(Node { entry, content: None, layer: self.layers, implied: false }));
+        self.plain(kind)
     }
 
     /// The file that the hard link `written` leads to.
@@ -187,7 +246,8 @@ impl Tree {
                 None => {
                     let entry = Entry::implied_directory(Vec::new());
                     let node = Arc::new(Node { entry, content: None, layer: self.layers, implied: true });
-                    self.places.insert(prefix.to_vec(), Placed { node, layer: self.layers });
+                    self.memory += NODE;
+                    self.put(prefix.to_vec(), node)?;
                 }
             }
         }
@@ -197,7 +257,7 @@ impl Tree {
     /// Removes what the layers below have below `path`, and at `path` itself if `inclusive`.
     fn hide(&mut self, path: &[u8], inclusive: bool) -> Result<()> {
         if inclusive && self.places.get(path).is_some_and(|placed| placed.layer < self.layers) {
-            self.places.remove(path);
+            self.remove(path);
         }
         let kept = self.remove_below(path, self.layers);
         // Directories of the layers below that this layer's own entries need are new ones now.
@@ -215,138 +275,29 @@ impl Tree {
             .take_while(below)
             .map(|(path, placed)| (path.clone(), placed.layer))
             .partition(|(_, from)| *from < layer);
-        for (path, _) in gone {
-            self.places.remove(&path);
-        }
+        gone.iter().for_each(|(path, _)| self.remove(path));
         kept.into_iter().map(|(path, _)| path).collect()
     }
 }
 
-/// A path that differs between two trees.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The path.
-    pub path: Vec<u8>,
-    /// How it differs.
-    pub what: Change,
-}
-
-/// How a path differs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Only the second tree has it.
-    Added(Kind),
-    /// Only the first tree has it.
-    Removed(Kind),
-    /// Both have it; never empty.
-    Changed(Vec<Field>),
-}
-
-/// One property of a file, as text for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Field {
-    /// `type`, `mode`, `user ID`, …, or `xattr NAME`, `PAX NAME`.
-    pub name: String,
-    /// In the first tree; `none` if it is not there.
-    pub before: String,
-    /// In the second tree.
-    pub after: String,
-}
-
-/// What differs from `before` to `after`, sorted by path. It does not matter which layer something comes from, or
-/// whether a directory has an entry or is only implied.
-pub fn diff(before: &Tree, after: &Tree) -> Vec<Difference> {
-    let (first_before, first_after) = (first_names(before), first_names(after));
-    let mut differences = Vec::new();
-    let mut push = |path: &[u8], what| differences.push(Difference { path: path.to_vec(), what });
-    for (path, old) in &before.places {
-        let Some(new) = after.places.get(path) else {
-            push(path, Change::Removed(old.node.entry.kind));
-            continue;
-        };
-        let same = old.node.entry == new.node.entry && old.node.content == new.node.content;
-        let mut fields = if same { Vec::new() } else { fields(&old.node, &new.node) };
-        let other_name = |names: &BTreeMap<*const Node, &Vec<u8>>, node: &Arc<Node>| {
-            names.get(&Arc::as_ptr(node)).filter(|first| **first != path).map(|first| path::show(first))
-        };
-        compare(&mut fields, "hard link to", other_name(&first_before, &old.node), other_name(&first_after, &new.node));
-        if !fields.is_empty() {
-            push(path, Change::Changed(fields));
-        }
-    }
-    for (path, new) in after.places.iter().filter(|(path, _)| !before.places.contains_key(*path)) {
-        push(path, Change::Added(new.node.entry.kind));
-    }
-    differences.sort_by(|a, b| a.path.cmp(&b.path));
-    differences
-}
-
-/// The first name of each node that has several.
-fn first_names(tree: &Tree) -> BTreeMap<*const Node, &Vec<u8>> {
-    let mut names = BTreeMap::new();
-    for (path, node) in tree.names_of_nodes().filter(|(path, _)| Arc::strong_count(&tree.places[*path].node) > 1) {
-        if let btree_map::Entry::Vacant(vacant) = names.entry(node) {
-            vacant.insert(path);
-        }
-    }
-    names
-}
-
-fn compare(fields: &mut Vec<Field>, name: &str, before: Option<String>, after: Option<String>) {
-    if before != after {
-        let text = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
-        fields.push(Field { name: name.to_owned(), before: text(before), after: text(after) });
-    }
-}
-
-fn fields(before: &Node, after: &Node) -> Vec<Field> {
-    let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let mut fields = Vec::new();
-    let properties = |node: &Node| {
-        let e = &node.entry;
-        let device = matches!(e.kind, Kind::CharDevice | Kind::BlockDevice).then_some(e.device);
-        [
-            ("type", Some(e.kind.describe().to_owned())),
-            ("mode", Some(format!("{:04o}", e.mode))),
-            ("user ID", Some(e.uid.to_string())),
-            ("group ID", Some(e.gid.to_string())),
-            ("user name", Some(lossy(&e.uname))),
-            ("group name", Some(lossy(&e.gname))),
-            ("modification time", Some(e.mtime.text.as_deref().map_or_else(|| e.mtime.seconds.to_string(), lossy))),
-            ("size", Some(e.size.to_string())),
-            ("sparse", Some(e.sparse.to_string())),
-            ("content", node.content.as_ref().map(Digest::to_string)),
-            ("link target", (e.kind == Kind::Symlink).then(|| lossy(&e.link))),
-            ("device", device.map(|(major, minor)| format!("{major}:{minor}"))),
-        ]
-    };
-    for ((name, before), (_, after)) in properties(before).into_iter().zip(properties(after)) {
-        compare(&mut fields, name, before, after);
-    }
-    let hex = |value: &Vec<u8>| format!("0x{}", value.iter().map(|b| format!("{b:02x}")).collect::<String>());
-    let maps = [("xattr", &before.entry.xattrs, &after.entry.xattrs), ("PAX", &before.entry.pax, &after.entry.pax)];
-    for (what, before, after) in maps {
-        let mut names: Vec<_> = before.keys().chain(after.keys()).collect();
-        names.sort();
-        names.dedup();
-        for name in names {
-            let title = format!("{what} {}", lossy(name));
-            compare(&mut fields, &title, before.get(name).map(hex), after.get(name).map(hex));
-        }
-    }
-    fields
+/// Bytes of what only some entries have.
+fn weight(entry: &Entry) -> u64 {
+    let text = entry.mtime.text.as_ref().map_or(0, |text| text.len() + 16);
+    let maps = entry.xattrs.iter().chain(&entry.pax).map(|(name, value)| name.len() + value.len() + 100);
+    (entry.link.len() + entry.uname.len() + entry.gname.len() + text + maps.sum::<usize>()) as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::archive::testing::*;
+    use crate::layer::diff::{Change, Difference, Field, MOST, diff};
     use crate::layer::testing::Layer;
 
     fn tree(layers: &[Vec<Vec<u8>>]) -> Result<Tree> {
         let mut tree = Tree::default();
         for layer in layers.iter().map(|frames| Layer::of(frames)) {
-            tree.apply(&layer.blob[..], &layer.descriptor, &layer.diff_id, true)?;
+            tree.apply(&layer.blob[..], &layer.descriptor, &layer.diff_id, Detail::Everything)?;
         }
         Ok(tree)
     }
@@ -394,8 +345,8 @@ mod tests {
     fn a_layer_that_does_not_verify_leaves_nothing() {
         let good = Layer::of(&[file("a", b"1")]);
         let mut tree = Tree::default();
-        tree.apply(&good.blob[..], &good.descriptor, &good.diff_id, true).unwrap();
-        assert!(tree.apply(&good.blob[..], &good.descriptor, &Digest::of(b""), true).is_err());
+        tree.apply(&good.blob[..], &good.descriptor, &good.diff_id, Detail::Everything).unwrap();
+        assert!(tree.apply(&good.blob[..], &good.descriptor, &Digest::of(b""), Detail::Everything).is_err());
         assert_eq!(tree.iter().count(), 0);
     }
 
@@ -403,8 +354,8 @@ mod tests {
     fn only_differences_are_reported() {
         let base = vec![dir("d"), file("d/f", b"x"), hardlink("d/g", "d/f"), file("gone", b""), symlink("s", "d")];
         let before = tree(std::slice::from_ref(&base)).unwrap();
-        assert_eq!(diff(&before, &before.clone()), []);
-        assert_eq!(diff(&before, &tree(&[base.clone(), vec![dir("d")]]).unwrap()), []);
+        assert_eq!(diff(&before, &before.clone()).0, []);
+        assert_eq!(diff(&before, &tree(&[base.clone(), vec![dir("d")]]).unwrap()).0, []);
         let capability = [(&b"SCHILY.xattr.security.capability"[..], &b"\x01\x02"[..])];
         let upper = vec![
             [pax(&capability), file("d/f", b"x")].concat(),
@@ -420,7 +371,7 @@ mod tests {
         };
         let difference = |path: &str, what| Difference { path: path.as_bytes().to_vec(), what };
         assert_eq!(
-            diff(&before, &after),
+            diff(&before, &after).0,
             [
                 difference("d/f", Change::Changed(vec![field("xattr security.capability", "none", "0x0102")])),
                 difference("d/g", Change::Changed(vec![field("hard link to", "/d/f", "none")])),
@@ -429,6 +380,16 @@ mod tests {
                 difference("s", Change::Changed(vec![field("link target", "d", "e")])),
             ]
         );
+        // Long values that differ at their end only.
+        let long = |end: u8| {
+            let value = [&[1; 200][..], &[end]].concat();
+            tree(&[vec![[pax(&[(b"SCHILY.xattr.user.x", &value)]), file("f", b"")].concat()]]).unwrap()
+        };
+        assert_eq!((diff(&long(1), &long(1)).0.len(), diff(&long(1), &long(2)).0.len()), (0, 1));
+        // Beyond what anybody reads they are counted.
+        let many = |count: usize| tree(&[(0..count).map(|n| file(&n.to_string(), b"")).collect()]).unwrap();
+        let (told, more) = diff(&many(0), &many(MOST + 7));
+        assert_eq!((told.len(), more), (MOST, 7));
         assert!(before.same_file(b"d/f", b"d/g") && !after.same_file(b"d/f", b"d/g"));
     }
 }

@@ -14,9 +14,10 @@ use crate::archive::entry::Kind;
 use crate::archive::path::{self, Step};
 use crate::error::{Error, Result};
 use crate::layer::cache::Cache;
-use crate::layer::index::{Event, Index, Interest, Usage, What};
+use crate::layer::index::{Event, Index, Interest, What};
 use crate::layer::lookup::LayerSource;
 use crate::layer::reader::LayerReader;
+use crate::limits::Limits;
 
 /// How deep the question where one entry lands may depend on where others do. Real layers stay below ten.
 const MAX_DEPTH: usize = 50;
@@ -60,6 +61,7 @@ pub(super) struct View<O> {
     landed: HashMap<(usize, u32, Vec<u8>), Vec<u8>>,
     depth: usize,
     work: u64,
+    limits: Limits,
     /// Answer from what was scanned; for hints, which are not worth a scan.
     pub(super) frozen: bool,
 }
@@ -80,7 +82,7 @@ where
     O: FnMut(usize) -> Result<R>,
     R: Read,
 {
-    pub(super) fn new(layers: Vec<LayerSource>, open: O, cache: &Cache) -> Self {
+    pub(super) fn new(layers: Vec<LayerSource>, limits: Limits, cache: &Cache, open: O) -> Self {
         let layer = |source| Layer { source, index: None, capture: BTreeSet::new(), scans: 0 };
         View {
             layers: layers.into_iter().map(layer).collect(),
@@ -90,6 +92,7 @@ where
             landed: HashMap::new(),
             depth: 0,
             work: 0,
+            limits,
             frozen: false,
         }
     }
@@ -240,7 +243,9 @@ where
             }
         }
         if self.work > MAX_WORK {
-            return Err(Error::content("the layers are so entangled that looking a file up in them takes too long"));
+            return Err(Error::content(format!(
+                "the layers are so entangled that a file is not found in {MAX_WORK} steps"
+            )));
         }
         // What an entry implies happens before what it does.
         candidates.sort_by_key(|candidate| std::cmp::Reverse((candidate.entry, candidate.what != What::Implied)));
@@ -328,19 +333,16 @@ where
             self.layers[at].capture.extend(index.kept_entries());
         }
         self.layers[at].index = None;
-        let mut used = Usage::default();
-        for (_, index) in self.scanned() {
-            used.events += index.usage().events;
-            used.names += index.usage().names;
-        }
+        let used = self.scanned().map(|(_, index)| index.memory()).sum();
+        let limits = self.limits;
         let layer = &mut self.layers[at];
         layer.scans += 1;
         let LayerSource { descriptor, diff_id } = &layer.source;
         let place = || format!("layer {} of {count} ({})", at + 1, descriptor.digest);
         let blob = (self.open)(at).map_err(|e| e.context(place()))?;
         let scan = || {
-            let mut reader = LayerReader::new(blob, descriptor, diff_id)?;
-            let index = Index::scan(&mut reader, &self.interest, &layer.capture, used)?;
+            let mut reader = LayerReader::new(blob, descriptor, diff_id, &limits)?;
+            let index = Index::scan(&mut reader, &self.interest, &layer.capture, used, &limits)?;
             reader.finish()?;
             Ok(index)
         };

@@ -71,15 +71,11 @@ pub(super) fn patch_files(
         image.manifest.layers.get(layer).ok_or_else(|| Error::failed("internal error: there is no such layer"))
     };
     let handle = tokio::runtime::Handle::current();
-    let mut stack = Stack::new(
-        image.layers()?,
-        |layer| {
-            let descriptor = descriptor(layer)?;
-            let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
-            Ok(WatchedReader::new(handle.block_on(place.reader(descriptor))?, bar))
-        },
-        &options.layers,
-    );
+    let mut stack = Stack::new(image.layers()?, options.limits, &options.layers, |layer| {
+        let descriptor = descriptor(layer)?;
+        let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
+        Ok(WatchedReader::new(handle.block_on(place.reader(descriptor))?, bar))
+    });
     stack.expect(asked.iter().map(String::as_bytes));
     let mut result = PatchedFiles { files: Vec::new(), layer: None, warnings: Vec::new() };
     let mut changed: Vec<(Found, Vec<u8>)> = Vec::new();

@@ -22,6 +22,7 @@ use crate::capability::FileCapabilities;
 use crate::copy::Memory;
 use crate::error::{Error, Result};
 use crate::kong::Profile;
+use crate::limits::Limits;
 use crate::oci::config::Port;
 use crate::oci::platform::Platform;
 use crate::oci::time;
@@ -62,6 +63,8 @@ pub struct Options {
     pub memory: Memory,
     /// What this run keeps of layers.
     pub layers: Cache,
+    /// What the image may take up.
+    pub limits: Limits,
 }
 
 impl Options {

@@ -198,6 +198,7 @@ impl Run<'_> {
             jobs: self.options.jobs,
             memory: self.memory.clone(),
             layers: self.layers.clone(),
+            limits: self.transports.limits,
             ..options
         };
         let why = match patch::state(route, &options).await? {

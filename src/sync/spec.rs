@@ -11,6 +11,7 @@ use crate::capability::FileCapabilities;
 use crate::copy::Memory;
 use crate::error::{Error, Result};
 use crate::kong::{PROFILES, Profile};
+use crate::limits::{Limits, Size};
 use crate::oci::config::Port;
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, Target};
@@ -27,6 +28,8 @@ const VERSION: u32 = 1;
 pub struct Spec {
     /// In the order of the file.
     pub images: Vec<Image>,
+    /// What each image may take up.
+    pub limits: Limits,
 }
 
 /// One entry of `images`, with the defaults in it.
@@ -125,6 +128,7 @@ impl Patch {
             jobs: 1,
             memory: Memory::default(),
             layers: patch::Cache::default(),
+            limits: Limits::default(),
         };
         options.check()?;
         Ok(options)
@@ -137,8 +141,21 @@ impl Patch {
 struct File {
     version: Spanned<u32>,
     #[serde(default)]
+    limits: Maxima,
+    #[serde(default)]
     defaults: Defaults,
     images: Vec<Spanned<Entry>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Maxima {
+    #[serde(deserialize_with = "yaml::some")]
+    max_unpacked: Option<Text<Size>>,
+    #[serde(deserialize_with = "yaml::some")]
+    max_ratio: Option<Text<Count>>,
+    #[serde(deserialize_with = "yaml::some")]
+    max_memory: Option<Text<Size>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -195,7 +212,7 @@ struct AllowDeny {
     deny: Vec<Text<Pattern>>,
 }
 
-/// How many; at least one.
+/// At least one.
 struct Count(usize);
 
 impl std::str::FromStr for Count {
@@ -203,7 +220,7 @@ impl std::str::FromStr for Count {
 
     fn from_str(text: &str) -> Result<Self> {
         let count = text.parse().ok().filter(|count| *count > 0);
-        count.map(Count).ok_or_else(|| Error::usage(format!("'{text}' is no number of tags")).hint("write 1 or more"))
+        count.map(Count).ok_or_else(|| Error::usage(format!("'{text}' is no number")).hint("write 1 or more"))
     }
 }
 
@@ -227,7 +244,14 @@ impl Spec {
         if images.is_empty() {
             return Err(Error::usage(format!("{name}: there are no images in it")));
         }
-        Ok(Spec { images })
+        let Maxima { max_unpacked, max_ratio, max_memory } = file.limits;
+        let limits = Limits::default();
+        let limits = Limits {
+            unpacked: max_unpacked.map_or(limits.unpacked, |Text(Size(size))| size),
+            ratio: max_ratio.map_or(limits.ratio, |Text(Count(count))| count as u64),
+            memory: max_memory.map_or(limits.memory, |Text(Size(size))| size),
+        };
+        Ok(Spec { images, limits })
     }
 }
 

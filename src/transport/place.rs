@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 
 use crate::blob;
 use crate::error::{Error, Kind, Result};
+use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Document;
@@ -43,6 +44,8 @@ pub struct Transports {
     pub containerd: containerd::Options,
     /// The Docker engine, as `DOCKER_HOST` has it; empty for the usual socket.
     pub docker: String,
+    /// What an archive may unpack to.
+    pub limits: Limits,
 }
 
 /// A manifest or index as it was found: its descriptor, its bytes, and what they mean.
@@ -62,12 +65,13 @@ impl Place {
         Ok(match reference {
             Reference::Registry { repository, .. } => Place::Registry(transports.registries.repository(repository)?),
             Reference::Layout { path, .. } => Place::Layout(Layout::new(path)),
-            Reference::Archive { format, path, .. } => Place::Archive(Archive::new(path, *format)),
+            Reference::Archive { format, path, .. } => Place::Archive(Archive::new(path, *format, transports.limits)),
             Reference::Containerd { repository, .. } => {
                 Place::Containerd(Containerd::new(transports.containerd.clone()), repository.clone())
             }
             Reference::Daemon { repository, .. } => {
-                Place::Archive(Archive::of_engine(Engine::new(&transports.docker)?, repository.clone()))
+                let engine = Engine::new(&transports.docker)?;
+                Place::Archive(Archive::of_engine(engine, repository.clone(), transports.limits))
             }
         })
     }

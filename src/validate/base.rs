@@ -11,7 +11,8 @@ use crate::archive::path;
 use crate::capability::{FileCapabilities, XATTR};
 use crate::error::Result;
 use crate::image::{self, Image, Node};
-use crate::layer::tree::{self, Difference, Tree};
+use crate::layer::diff::{self, Difference};
+use crate::layer::tree::Tree;
 use crate::oci::digest::Digest;
 use crate::oci::json::Object;
 use crate::oci::manifest::{BASE_DIGEST, BASE_NAME, Child, Document, Index};
@@ -85,8 +86,13 @@ impl<'a> Base<'a> {
         let base_manifest = self.subject.place.manifest(&base.descriptor).await?;
         let config = image.config.to_bytes()?;
         let record = Record::of(&manifest.bytes, &config)?;
+        let (differences, more) = diff::diff(before, after);
         let mut changes: Vec<Change> =
-            tree::diff(before, after).iter().map(|d| file_change(d, before, after, record.as_ref())).collect();
+            differences.iter().map(|d| file_change(d, before, after, record.as_ref())).collect();
+        if more > 0 {
+            let (place, change) = ("/".to_owned(), format!("{more} more paths differ"));
+            changes.push(Change { place, change, declared: false });
+        }
         let Some(record) = record else {
             changes.extend(json_changes("config", &base.config.to_bytes()?, &config, None)?);
             changes.extend(json_changes("manifest", &base_manifest.bytes, &manifest.bytes, None)?);
@@ -218,12 +224,12 @@ fn replaced_children(before: &Index, after: &Index, replaced: &HashSet<String>) 
 fn file_change(difference: &Difference, before: &Tree, after: &Tree, record: Option<&Record>) -> Change {
     let place = path::show(&difference.path);
     let change = match &difference.what {
-        tree::Change::Added(kind) => format!("added, {}", kind.describe()),
-        tree::Change::Removed(kind) => format!("removed, {}", kind.describe()),
-        tree::Change::Changed(fields) => fields.iter().map(field_text).collect::<Vec<_>>().join(", "),
+        diff::Change::Added(kind) => format!("added, {}", kind.describe()),
+        diff::Change::Removed(kind) => format!("removed, {}", kind.describe()),
+        diff::Change::Changed(fields) => fields.iter().map(field_text).collect::<Vec<_>>().join(", "),
     };
     let declared = match (&difference.what, record) {
-        (tree::Change::Changed(fields), Some(record)) => {
+        (diff::Change::Changed(fields), Some(record)) => {
             let value = after.get(&difference.path).and_then(|node| node.entry.xattrs.get(XATTR.as_bytes()));
             let found = value.and_then(|value| FileCapabilities::decode(value).ok()).map(|found| found.to_string());
             let is_patched = found.is_some() && record.files.get(&place) == found.as_ref();
@@ -242,7 +248,7 @@ fn file_change(difference: &Difference, before: &Tree, after: &Tree, record: Opt
     Change { place, change, declared }
 }
 
-fn field_text(field: &tree::Field) -> String {
+fn field_text(field: &diff::Field) -> String {
     format!("{} {} → {}", field.name, field.before, field.after)
 }
 

@@ -15,7 +15,8 @@ use crate::copy::blobs_of;
 use crate::error::{Error, Result};
 use crate::image::{self, Image, Node};
 use crate::layer::lookup::LayerSource;
-use crate::layer::tree::{self, Tree};
+use crate::layer::tree::{self, Detail, Tree};
+use crate::limits::Limits;
 use crate::oci::digest::Digest;
 use crate::oci::media_type::Kind;
 use crate::patch::Record;
@@ -79,9 +80,10 @@ pub async fn capabilities(
     place: &Place,
     image: &Image,
     below: Option<&str>,
+    limits: Limits,
     progress: &Arc<dyn Progress>,
 ) -> Result<Vec<FileWithCapabilities>> {
-    let tree = apply(Tree::default(), place, image.layers()?, false, progress).await?;
+    let tree = apply(Tree::new(limits), place, image.layers()?, Detail::Attributes, progress).await?;
     let Some(below) = below else { return list(&tree) };
     let resolved = tree.resolve(below.as_bytes())?;
     if tree.get(&resolved).is_none() && !resolved.is_empty() {
@@ -100,14 +102,14 @@ async fn apply(
     mut tree: Tree,
     place: &Place,
     layers: Vec<LayerSource>,
-    hash_contents: bool,
+    detail: Detail,
     progress: &Arc<dyn Progress>,
 ) -> Result<Tree> {
     for LayerSource { descriptor, diff_id } in layers {
         let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
         let reader = WatchedReader::new(place.reader(&descriptor).await?, bar);
         tree = blocking(move || {
-            tree.apply(reader, &descriptor, &diff_id, hash_contents)?;
+            tree.apply(reader, &descriptor, &diff_id, detail)?;
             Ok(tree)
         })
         .await?;
@@ -119,7 +121,12 @@ async fn apply(
 ///
 /// # Errors
 /// Content that does not match its digest, size or diff ID is an error; a difference that was not declared is a finding.
-pub async fn verify(subject: Subject<'_>, base: Option<Subject<'_>>, progress: &Arc<dyn Progress>) -> Result<Report> {
+pub async fn verify(
+    subject: Subject<'_>,
+    base: Option<Subject<'_>>,
+    limits: Limits,
+    progress: &Arc<dyn Progress>,
+) -> Result<Report> {
     let Subject { place, root } = subject;
     let tree = image::tree(place, root).await?;
     let is_artifact = base.is_none() && !tree.manifests().iter().any(|(_, manifest)| manifest.is_image());
@@ -147,7 +154,7 @@ pub async fn verify(subject: Subject<'_>, base: Option<Subject<'_>>, progress: &
             continue;
         }
         let base = base.as_ref().and_then(|base| base.of(image, &images));
-        let verified = verify_image(place, image, base, &mut report.findings, progress).await;
+        let verified = verify_image(place, image, base, limits, &mut report.findings, progress).await;
         report.images.push(verified.map_err(|e| e.context(&image.platform))?);
     }
     let differences = report.images.iter().flat_map(|image| image.differences.iter().map(move |d| (Some(image), d)));
@@ -195,6 +202,7 @@ async fn verify_image(
     place: &Place,
     image: &Image,
     base: Option<(&base::Base<'_>, &Image)>,
+    limits: Limits,
     findings: &mut Vec<String>,
     progress: &Arc<dyn Progress>,
 ) -> Result<VerifiedImage> {
@@ -202,7 +210,7 @@ async fn verify_image(
     let base = base.filter(|(_, base)| base.descriptor.digest != image.descriptor.digest);
     let mut differences = Vec::new();
     let tree = match base {
-        None => apply(Tree::default(), place, layers, false, progress).await?,
+        None => apply(Tree::new(limits), place, layers, Detail::Attributes, progress).await?,
         Some((base, base_image)) => {
             let common = base_image.layers()?;
             let shared = layers.len() >= common.len()
@@ -213,11 +221,12 @@ async fn verify_image(
             let (before, tree) = if shared {
                 // What both are made of is read once, from the image that is to be proved.
                 let rest = layers.split_off(common.len());
-                let before = apply(Tree::default(), place, layers, true, progress).await?;
-                (before.clone(), apply(before, place, rest, true, progress).await?)
+                let before = apply(Tree::new(limits), place, layers, Detail::Everything, progress).await?;
+                (before.clone(), apply(before, place, rest, Detail::Everything, progress).await?)
             } else {
-                let before = apply(Tree::default(), base.place(), common, true, progress).await?;
-                (before, apply(Tree::default(), place, layers, true, progress).await?)
+                let half = Limits { memory: limits.memory / 2, ..limits };
+                let before = apply(Tree::new(half), base.place(), common, Detail::Everything, progress).await?;
+                (before, apply(Tree::new(half), place, layers, Detail::Everything, progress).await?)
             };
             differences = base.compare(place, image, base_image, &before, &tree).await?;
             tree

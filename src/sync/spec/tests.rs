@@ -46,6 +46,7 @@ fn good_documents_are_read() {
         with("tags: [a]\npatch: {profile: none, files: [/bin/x], expose: []}"),
         "{\"version\": 1, \"images\": [{\"source\": \"a:1\", \"destination\": [\"oci:x\", \"oci:y:1\"]}]}".to_owned(),
         format!("version: 1\nimages:\n- {{source: 'r.io/kong@{DIGEST}', destination: 's.io/kong:3.9'}}"),
+        "version: 1\nlimits: {max-unpacked: 100GiB, max-ratio: 5000, max-memory: 1073741824}\nimages: [{source: 'a:1', destination: b}]".to_owned(),
         "version: 1\ndefaults: {tag-template: x, platforms: [linux/amd64], referrers: true, force: false, patch: {}}\nimages: [{source: 'a:1', destination: b}]".to_owned(),
         "version: 1\nimages:\n- {source: a, tags: [b], destination: c, patch: &p {env: {A: b}}}\n- {source: a, tags: [c], destination: d, patch: *p}".to_owned(),
     ] {
@@ -74,13 +75,21 @@ fn mistakes_are_named_with_their_line_and_refused_by_the_schema_too() {
             "version: 1\ndefaults: {tags: [a]}\nimages: [{source: 'a:1', destination: b}]".to_owned(),
             "unknown field `tags`",
         ),
+        (
+            "version: 1\nlimits: {max-memory: 1GB}\nimages: [{source: 'a:1', destination: b}]".to_owned(),
+            ":2:22: '1GB' is no number of bytes",
+        ),
+        (
+            "version: 1\nlimits: {max-ratio: 0}\nimages: [{source: 'a:1', destination: b}]".to_owned(),
+            "'0' is no number",
+        ),
         (with("tags: []"), "empty list"),
         (with("tags: {}"), "no filter"),
         (with("tags: {prerelease: true}"), "no filter"),
         (with("tags: all"), "a list or a mapping"),
         (with("tags: {regexp: {}}"), ":5:12: unknown field `regexp`"),
         (with("tags: [a, 'b c']"), ":5:15: 'b c' is not a tag"),
-        (with("tags: {newest: 0}"), "'0' is no number of tags"),
+        (with("tags: {newest: 0}"), "'0' is no number"),
         (with("tags: {newest: -1}"), "'-1' is no number"),
         (with("tags: {newest: many}"), "'many' is no number"),
         (with("tags: [a]\ntag-template: ''"), "empty tag template"),
@@ -143,6 +152,16 @@ fn refused(document: &str, words: &str) {
     assert_eq!(error.kind(), crate::error::Kind::Usage, "{text}");
     assert!(text.starts_with("f.yaml:") && text.contains(words), "{words} in {text}\n{document}");
     assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn limits_are_those_of_the_file_or_the_usual_ones() {
+    let limits = |limits: &str| {
+        Spec::parse(&format!("version: 1\n{limits}images: [{{source: 'a:1', destination: b}}]"), "f").unwrap().limits
+    };
+    assert_eq!(limits(""), Limits::default());
+    let all = Limits { unpacked: 100 << 30, ratio: 7, memory: 1 << 30 };
+    assert_eq!(limits("limits: {max-unpacked: 100GiB, max-ratio: 7, max-memory: 1G}\n"), all);
 }
 
 #[test]

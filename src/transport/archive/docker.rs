@@ -15,6 +15,7 @@ use crate::archive::compression::{Decoder, Encoder, from_io};
 use crate::archive::path;
 use crate::blob::{Hashing, Spool, SpoolWriter};
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::oci::config::ImageConfig;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::{Algorithm, Digest, Hasher};
@@ -45,6 +46,7 @@ pub(super) struct Image {
 pub(super) struct Images {
     images: Vec<Image>,
     made: Mutex<Made>,
+    limits: Limits,
 }
 
 #[derive(Default)]
@@ -85,8 +87,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Image>> {
 }
 
 impl Images {
-    pub(super) fn new(images: Vec<Image>) -> Self {
-        Images { images, made: Mutex::default() }
+    pub(super) fn new(images: Vec<Image>, limits: Limits) -> Self {
+        Images { images, made: Mutex::default(), limits }
     }
 
     /// The names of all images.
@@ -202,7 +204,7 @@ impl Images {
             let member = members.find(name.as_bytes())?.ok_or_else(|| missing(name))?;
             wanted.push((name.as_str(), member, diff_id));
         }
-        let new = convert_all(members, &wanted, &made.layers)?;
+        let new = convert_all(members, &wanted, &made.layers, &self.limits)?;
         made.layers.extend(new);
         let mut layers = Vec::new();
         for (name, member, diff_id) in wanted {
@@ -248,6 +250,7 @@ fn convert_all(
     members: &Members,
     wanted: &[Wanted<'_>],
     done: &HashMap<(Member, Algorithm), Layer>,
+    limits: &Limits,
 ) -> Result<Vec<Converted>> {
     let mut todo: Vec<((Member, Algorithm), &Wanted<'_>)> = Vec::new();
     for layer in wanted {
@@ -260,7 +263,8 @@ fn convert_all(
     let work = || -> Result<Vec<Converted>> {
         let mut converted = Vec::new();
         while let Some((key, (name, member, diff_id))) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let layer = convert(members, *member, name, diff_id.algorithm()).map_err(|e| e.context(show(name)))?;
+            let layer = convert(members, *member, name, diff_id.algorithm(), limits);
+            let layer = layer.map_err(|e| e.context(show(name)))?;
             converted.push((*key, layer));
         }
         Ok(converted)
@@ -277,9 +281,10 @@ fn convert_all(
     one
 }
 
-fn convert(members: &Members, member: Member, name: &str, algorithm: Algorithm) -> Result<Layer> {
+fn convert(members: &Members, member: Member, name: &str, algorithm: Algorithm, limits: &Limits) -> Result<Layer> {
     let raw = Hashing::new(members.reader(member, 0));
-    let mut decoder = Decoder::new(raw)?;
+    let mut decoder = Decoder::new(raw, limits)?;
+    let mut total = 0;
     let mut diff_id = Hasher::new(algorithm);
     let compression = decoder.compression();
     let mut gzip = match compression {
@@ -295,6 +300,8 @@ fn convert(members: &Members, member: Member, name: &str, algorithm: Algorithm) 
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(from_io("the layer", &e)),
         };
+        total += read as u64;
+        limits.check_unpacked(total, Some(member.size), "the layer")?;
         diff_id.update(&buffer[..read]);
         if let Some(gzip) = &mut gzip {
             gzip.write_all(&buffer[..read]).map_err(failed)?;

@@ -15,11 +15,10 @@ use super::engine::PipeWriter;
 use crate::archive::compression::{self, Decoder, from_io, sniff};
 use crate::blob::{Spool, SpoolWriter};
 use crate::error::{Error, Kind, Result};
+use crate::limits::Limits;
 use crate::oci::media_type::Compression;
 use crate::transport::durable::{publish, remove_garbage, temporary};
 
-/// Bytes that an archive may have once it is decompressed: several times the largest image that we know of.
-const MAX_UNPACKED: u64 = 256 << 30;
 /// KiB of memory for an xz dictionary; `xz -9` needs 64 MiB.
 const MAX_XZ_MEMORY: u32 = 80 << 10;
 const XZ: &[u8] = b"\xfd7zXZ\0";
@@ -78,7 +77,7 @@ pub(super) fn show(path: &Path, pipe: &str) -> String {
 }
 
 /// Opens the archive in `path`, `-` for standard input. `None`: there is no such file.
-pub(super) fn open(path: &Path) -> Result<Option<Source>> {
+pub(super) fn open(path: &Path, limits: &Limits) -> Result<Option<Source>> {
     let place = show(path, "standard input");
     let (file, mut at) = if is_pipe(path) {
         let stdin = io::stdin();
@@ -113,10 +112,10 @@ pub(super) fn open(path: &Path) -> Result<Option<Source>> {
         return Err(Error::content(format!("{place} is {what}, not a file"))
             .hint("write - in place of the file to read standard input"));
     }
-    read(file, at == Some(0), &metadata, &place).map(Some).map_err(|e| e.context(&place))
+    read(file, at == Some(0), &metadata, limits, &place).map(Some).map_err(|e| e.context(&place))
 }
 
-fn read(file: File, in_place: bool, metadata: &fs::Metadata, place: &str) -> Result<Source> {
+fn read(file: File, in_place: bool, metadata: &fs::Metadata, limits: &Limits, place: &str) -> Result<Source> {
     let ours = OwnErrors { file, place: place.to_owned() };
     let mut ours = BufReader::with_capacity(256 << 10, ours);
     let mut head = Vec::new();
@@ -124,7 +123,7 @@ fn read(file: File, in_place: bool, metadata: &fs::Metadata, place: &str) -> Res
     let identity = in_place.then(|| Identity::of(metadata));
     if head.starts_with(XZ) {
         let reader = XzReader::new_mem_limit(head.chain(ours), true, MAX_XZ_MEMORY);
-        return Ok(Source { tar: spool(reader, "xz", place)?, compressed: true, identity });
+        return Ok(Source { tar: spool(reader, "xz", limits, place)?, compressed: true, identity });
     }
     match sniff(&head) {
         Ok(Compression::None) if in_place && !head.is_empty() => {
@@ -132,13 +131,13 @@ fn read(file: File, in_place: bool, metadata: &fs::Metadata, place: &str) -> Res
             Ok(Source { tar, compressed: false, identity })
         }
         Ok(Compression::None) if !head.is_empty() => {
-            Ok(Source { tar: spool(head.chain(ours), "tar", place)?, compressed: false, identity })
+            Ok(Source { tar: spool(head.chain(ours), "tar", limits, place)?, compressed: false, identity })
         }
         Ok(Compression::None) => {
             Err(Error::content(format!("{place} is empty")).hint("look at what should have written it"))
         }
         Ok(compression) => {
-            let tar = spool(Decoder::new(head.chain(ours))?, &compression.to_string(), place)?;
+            let tar = spool(Decoder::new(head.chain(ours), limits)?, &compression.to_string(), limits, place)?;
             Ok(Source { tar, compressed: true, identity })
         }
         Err(_) => Err(Error::content(format!("{place} is {}, not an image archive", compression::describe(&head)))
@@ -147,7 +146,7 @@ fn read(file: File, in_place: bool, metadata: &fs::Metadata, place: &str) -> Res
 }
 
 /// Copies what `reader` unpacks into a temporary file.
-fn spool(mut reader: impl Read, format: &str, place: &str) -> Result<Spool> {
+fn spool(mut reader: impl Read, format: &str, limits: &Limits, place: &str) -> Result<Spool> {
     let mut copy = SpoolWriter::new()?;
     let mut buffer = vec![0; 256 << 10];
     let mut total = 0u64;
@@ -167,9 +166,7 @@ fn spool(mut reader: impl Read, format: &str, place: &str) -> Result<Spool> {
             Err(e) => return Err(Error::content(format!("the {format} data is damaged or cut off: {e}"))),
         };
         total += read as u64;
-        if total > MAX_UNPACKED {
-            return Err(Error::content(format!("more than {MAX_UNPACKED} bytes come out of the {format} data")));
-        }
+        limits.check_unpacked(total, None, &format!("the {format} data"))?;
         let directory = std::env::temp_dir();
         copy.write_all(&buffer[..read]).map_err(|e| {
             Error::io(format!("cannot write a temporary file in {}", directory.display()), &e)

@@ -25,6 +25,7 @@ use self::names::Name;
 use self::write::Pending;
 use crate::blob::VerifiedReader;
 use crate::error::{Error, Kind, Result};
+use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::reference::{Repository, Target};
@@ -42,6 +43,7 @@ pub struct Archive(Arc<Shared>);
 struct Shared {
     path: PathBuf,
     format: Format,
+    limits: Limits,
     /// Where the archive comes from and goes to instead of a file.
     engine: Option<engine::Attached>,
     /// The file as it was found, once it was looked at.
@@ -69,10 +71,11 @@ enum Images {
 impl Archive {
     /// The archive in `path`; `-` is standard input when it is read and standard output when it is written. Nothing is
     /// opened yet.
-    pub fn new(path: impl Into<PathBuf>, format: Format) -> Self {
+    pub fn new(path: impl Into<PathBuf>, format: Format, limits: Limits) -> Self {
         Archive(Arc::new(Shared {
             path: path.into(),
             format,
+            limits,
             engine: None,
             opened: Mutex::default(),
             pending: Mutex::default(),
@@ -80,10 +83,11 @@ impl Archive {
     }
 
     /// What a Docker engine saves and loads of the images in `repository`. Nothing is asked yet.
-    pub fn of_engine(engine: Engine, repository: Repository) -> Self {
+    pub fn of_engine(engine: Engine, repository: Repository, limits: Limits) -> Self {
         Archive(Arc::new(Shared {
             path: PathBuf::new(),
             format: Format::Oci,
+            limits,
             engine: Some(engine::Attached::new(engine, repository)),
             opened: Mutex::default(),
             pending: Mutex::default(),
@@ -263,10 +267,10 @@ impl Archive {
     fn look(&self) -> Result<Option<Arc<Opened>>> {
         let source = match &self.0.engine {
             Some(attached) => attached.saved(),
-            None => file::open(&self.0.path)?,
+            None => file::open(&self.0.path, &self.0.limits)?,
         };
         let Some(source) = source else { return Ok(None) };
-        Opened::new(source).map(|opened| Some(Arc::new(opened))).map_err(|e| e.context(self.show()))
+        Opened::new(source, self.0.limits).map(|opened| Some(Arc::new(opened))).map_err(|e| e.context(self.show()))
     }
 
     /// The archive that is to be written to, as it is now; `None`: there is none, or standard output.
@@ -293,13 +297,14 @@ impl Archive {
 }
 
 impl Opened {
-    fn new(source: Source) -> Result<Self> {
+    fn new(source: Source, limits: Limits) -> Result<Self> {
         let members = Members::index(source.tar)?;
         let images = match oci::index(&members)? {
             Some(index) => Images::Oci(index),
             None => match members.read_small(docker::MANIFEST.as_bytes(), crate::transport::MAX_MANIFEST)? {
                 Some(bytes) => Images::Docker(docker::Images::new(
                     docker::parse(&bytes).map_err(|e| e.context(format!("/{}", docker::MANIFEST)))?,
+                    limits,
                 )),
                 None => return Err(no_images(&members)?),
             },
