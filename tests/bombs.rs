@@ -8,7 +8,7 @@ use std::fs;
 use std::process::Command;
 
 use capatch::oci::digest::Digest;
-use capatch::oci::media_type::OCI_MANIFEST;
+use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
 use common::cli::{Run, run, start};
 use common::image::{Content, Image, Index, Packing, Scene, hex};
 use common::tar::{self, dir, file};
@@ -175,6 +175,41 @@ fn more_entries_than_the_memory_holds_are_refused() {
     run(["patch", &links, &to, "--max-memory", "512MiB"]).succeeded();
     // Files that nobody asks for are not remembered.
     with_little_memory(&["patch", &files, &scene.reference("dst:2")]).succeeded();
+}
+
+// D17: a header is not believed before it was read.
+#[test]
+fn an_extended_header_of_a_gigabyte_is_refused() {
+    let header = tar::unfinished(&[file("x", "").kind(b'x').size(1 << 30)]);
+    let zeros = zstd::encode_all(&vec![0; 8 * MIB][..], 19).unwrap();
+    let blob = [zstd::encode_all(&header[..], 3).unwrap(), zeros.repeat(129)].concat();
+    let (scene, image) = (Scene::new(), with_layer(blob));
+    let (source, to) = (scene.source(&image), scene.reference("dst:1"));
+    for arguments in [&["verify", &source][..], &["getcap", &source], &["patch", &source, &to]] {
+        let words = ["layer 4", "an extended header", "has 1073741824 bytes, the limit is 1048576"];
+        with_little_memory(arguments).failed(5, &words);
+    }
+}
+
+// C17
+#[test]
+fn an_index_without_bottom_is_refused() {
+    let scene = Scene::new();
+    let mut content = Image::kong().build();
+    let entry = |content: &Content| {
+        format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#, content.descriptor(""))
+    };
+    for _ in 0..10_000 {
+        let index = entry(&content);
+        content.manifest(OCI_INDEX, index.into_bytes());
+    }
+    let (source, to) = (scene.source(&content), scene.reference("dst:1"));
+    for arguments in
+        [&["verify", &source][..], &["inspect", &source], &["patch", &source, &to], &["copy", &source, &to]]
+    {
+        with_little_memory(arguments).failed(5, &["too many manifests", "2500", "16 MiB", "8 levels"]);
+    }
+    assert!(!scene.path("dst/index.json").exists());
 }
 
 // G6
