@@ -24,7 +24,8 @@
 //! - [`limits`]: what content may take up, as far as a user may raise it.
 //! - [`oci`]: the data model as pure values: digests, lossless JSON, media types, platforms, references, descriptors,
 //!   manifests, configs.
-//! - [`capability`]: Linux file capabilities as pure values: the text of setcap(8), the bytes of the extended attribute.
+//! - [`capability`]: Linux file capabilities as pure values: the text of setcap(8), the bytes of the extended attribute,
+//!   and the rules of execve(2), which `tests/real/exec.rs` holds against the running kernel.
 //! - [`blob`]: content that was hashed.
 //! - [`archive`]: tar as a format: compression, frames and PAX records.
 //! - [`layer`]: the merged view of many layers (`lookup` lazily from the top, `tree` wholly from the bottom; tests hold

@@ -55,6 +55,8 @@ const MAX: u8 = 64;
 pub struct Capability(u8);
 
 impl Capability {
+    /// `cap_setuid`, to become another user.
+    pub const SETUID: Capability = Capability(7);
     /// `cap_net_bind_service`, to bind a port below 1024.
     pub const NET_BIND_SERVICE: Capability = Capability(10);
     /// `cap_net_raw`, which old images of Kong set on nginx for transparent proxying.
@@ -121,6 +123,17 @@ impl CapabilitySet {
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         CapabilitySet(self.0 | other.0)
+    }
+
+    /// What is in both.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        CapabilitySet(self.0 & other.0)
+    }
+
+    /// Whether all of it is in `other`.
+    pub const fn is_subset(self, other: Self) -> bool {
+        self.minus(other).is_empty()
     }
 
     /// What is in `self` and not in `other`.
@@ -197,6 +210,8 @@ mod tests {
         assert_eq!(both.to_string(), "cap_net_bind_service,cap_net_raw");
         assert!(both.contains(Capability::NET_RAW));
         assert_eq!(both.minus(Capability::NET_RAW.into()), Capability::NET_BIND_SERVICE.into());
+        assert_eq!(both.intersection(CapabilitySet::from_bits(0x2001)), Capability::NET_RAW.into());
+        assert!(both.is_subset(both) && !both.is_subset(Capability::NET_RAW.into()));
         assert_eq!(CapabilitySet::NAMED.bits(), 0x1ff_ffff_ffff);
         assert_eq!(CapabilitySet::from_bits(u64::MAX).iter().count(), 64);
         assert!(CapabilitySet::EMPTY.is_empty() && CapabilitySet::EMPTY.iter().next().is_none());
