@@ -42,7 +42,7 @@ pub struct Process {
 pub struct Program {
     /// The value of its extended attribute [`XATTR`](super::XATTR), if it has one.
     pub xattr: Option<Vec<u8>>,
-    /// Its owner, if its mode has the set-user-ID bit and the process's user namespace knows the owner.
+    /// Its owner, if its mode has the set-user-ID bit and the process's user namespace knows both owner and group.
     pub set_user_id: Option<u32>,
     /// Whether it is on a mount with `nosuid`, or of a user namespace that the process's one is not inside of.
     pub nosuid: bool,

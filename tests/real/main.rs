@@ -8,10 +8,13 @@ mod containerd;
 mod containerd_content;
 mod containerd_images;
 mod docker;
+mod exec;
 mod image;
+mod probe;
 mod referrers;
 mod registry;
 mod resume;
+mod runc;
 mod tools;
 
 use std::fs;
