@@ -35,8 +35,9 @@
 //!   `containerd` speaks gRPC on its socket; [`transport::Place`] is any of them. The only user of the
 //!   network; knows no layer and no patch.
 //! - [`image`]: an image at a place: manifest and config, and the tree of manifests below an index.
-//! - [`copy`]: moves blobs and manifests between places. [`kong`]: what we know of Kong: profiles, versions, the grammar
-//!   of its listen variables. [`kubernetes`]: manifests that run Kong, edited as raw text so that it has ports 80 and 443.
+//! - [`copy`]: moves blobs and manifests between places. [`profile`]: what we know of an image by its kind: files,
+//!   capability, ports. [`kong`]: what we know of Kong besides: versions, the grammar of its listen variables.
+//!   [`kubernetes`]: manifests that run Kong, edited as raw text so that it has ports 80 and 443.
 //! - [`patch`]: the use case. `plan` finds out what would change and makes the new content, `apply` stores it; `record`
 //!   is what a patched image says about itself.
 //! - [`validate`]: re-derives every digest, size and diff ID; compares an image with its base.
@@ -81,6 +82,7 @@ pub mod layer;
 pub mod limits;
 pub mod oci;
 pub mod patch;
+pub mod profile;
 pub mod progress;
 pub mod sync;
 pub mod transport;

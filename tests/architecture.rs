@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module may use, beside itself, `error` and `progress`. Lower ones come first, and none may use a later one.
-const LAYERS: [(&str, &[&str]); 19] = [
+const LAYERS: [(&str, &[&str]); 20] = [
     ("error", &[]),
     ("progress", &[]),
     ("limits", &[]),
@@ -17,10 +17,14 @@ const LAYERS: [(&str, &[&str]); 19] = [
     ("layer", &["limits", "oci", "blob", "archive"]),
     ("transport", &["limits", "oci", "blob", "archive"]),
     ("image", &["oci", "blob", "archive", "layer", "transport"]),
+    ("profile", &["capability", "oci"]),
     ("kong", &["oci"]),
     ("kubernetes", &["oci", "kong"]),
     ("copy", &["oci", "blob", "transport", "image"]),
-    ("patch", &["limits", "capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy"]),
+    (
+        "patch",
+        &["limits", "capability", "oci", "blob", "archive", "layer", "transport", "image", "profile", "kong", "copy"],
+    ),
     (
         "validate",
         &["limits", "capability", "oci", "blob", "archive", "layer", "transport", "image", "kong", "copy", "patch"],
@@ -36,13 +40,14 @@ const LAYERS: [(&str, &[&str]); 19] = [
             "layer",
             "transport",
             "image",
+            "profile",
             "kong",
             "kubernetes",
             "copy",
             "patch",
         ],
     ),
-    ("sync", &["limits", "capability", "oci", "transport", "kong", "copy", "patch"]),
+    ("sync", &["limits", "capability", "oci", "transport", "profile", "copy", "patch"]),
     (
         "cli",
         &[
@@ -54,6 +59,7 @@ const LAYERS: [(&str, &[&str]); 19] = [
             "layer",
             "transport",
             "image",
+            "profile",
             "kong",
             "kubernetes",
             "copy",

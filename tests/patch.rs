@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 
 use capatch::oci::media_type::{DOCKER_CONFIG, DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER_GZIP};
+use capatch::profile::PROFILES;
 use common::cli::{capatch, fails, json, ok, prove, run, start};
 use common::elf;
 use common::image::{
@@ -947,7 +948,7 @@ fn contradictions_on_the_command_line_are_usage_errors() {
         (&["absolute path"], &["--file", "usr/sbin/nginx"]),
         (&["NAME=VALUE"], &["--env", "A"]),
         (&["written by capatch itself"], &["--label", "dev.capatch.patch=x"]),
-        (&["no profile"], &["--profile", "apache"]),
+        (&["apache", "possible values", "ingress-nginx"], &["--profile", "apache"]),
         (&["names no file"], &["--profile", "none"]),
         (&["no listen variable"], &["--profile", "none", "--file", NGINX, "--listen"]),
         (&["cap_net_bind"], &["--cap", "cap_net_bind=ep"]),
@@ -990,6 +991,111 @@ fn a_listen_value_is_checked_against_the_version() {
     prove(&result, &source);
     let old = scene.source(&Image::kong().run("KONG_VERSION=3.9.3", "KONG_VERSION=1.5.1").build());
     fails(2, &["backlog"], ["patch", &old, &scene.reference("dst:old"), "--listen=0.0.0.0:80 backlog=1"]);
+}
+
+// Other programs than Kong's.
+
+#[test]
+fn every_profile_knows_its_programs_and_ports() {
+    let program = |path: &str| file(path, elf::amd64());
+    let ingress: [&[_]; 3] = [
+        &[
+            program("nginx-ingress-controller"),
+            program("usr/local/nginx/sbin/nginx"),
+            symlink("usr/bin/nginx", "/usr/local/nginx/sbin/nginx"),
+            program("usr/bin/dumb-init"),
+        ],
+        // In the image with chroot, /usr/bin/nginx is a script.
+        &[
+            program("nginx-ingress-controller"),
+            program("chroot/usr/local/nginx/sbin/nginx"),
+            file("usr/bin/nginx", "#!/bin/bash\n"),
+            symlink("sbin/nginx", "/usr/local/nginx/sbin/nginx"),
+            program("usr/bin/dumb-init"),
+        ],
+        &[program("nginx-ingress-controller"), program("usr/bin/nginx"), program("usr/bin/dumb-init")],
+    ];
+    let controller = |nginx| vec!["/nginx-ingress-controller", nginx, "/usr/bin/dumb-init"];
+    let web = json!({"80/tcp": {}, "443/tcp": {}});
+    let rows = [
+        ("kong", &[program(NGINX_ENTRY)][..], vec![NGINX], &web),
+        ("nginx", &[program("usr/sbin/nginx")], vec!["/usr/sbin/nginx"], &web),
+        ("ingress-nginx", ingress[0], controller("/usr/local/nginx/sbin/nginx"), &web),
+        ("ingress-nginx", ingress[1], controller("/chroot/usr/local/nginx/sbin/nginx"), &web),
+        ("ingress-nginx", ingress[2], controller("/usr/bin/nginx"), &web),
+        (
+            "caddy",
+            &[program("usr/bin/caddy").xattr("security.capability", &caps(BIND, true))],
+            vec!["/usr/bin/caddy"],
+            &json!({"80/tcp": {}, "443/tcp": {}, "443/udp": {}}),
+        ),
+        ("traefik", &[program("usr/local/bin/traefik")], vec!["/usr/local/bin/traefik"], &web),
+        ("traefik", &[program("traefik")], vec!["/traefik"], &web),
+        ("haproxy", &[program("usr/local/sbin/haproxy")], vec!["/usr/local/sbin/haproxy"], &web),
+        ("coredns", &[program("coredns")], vec!["/coredns"], &json!({"53/tcp": {}, "53/udp": {}})),
+        ("envoy", &[program("usr/local/bin/envoy")], vec!["/usr/local/bin/envoy"], &web),
+    ];
+    for profile in PROFILES.iter().filter(|profile| profile.name != "none") {
+        assert!(rows.iter().any(|(name, ..)| *name == profile.name), "{} has no row", profile.name);
+    }
+    for (name, entries, programs, ports) in &rows {
+        let scene = Scene::new();
+        let image = Image::empty().layer(entries).run(r#""ExposedPorts":{"8000/tcp":{}, "8443/tcp":{}},"#, "");
+        let (source, to) = (scene.source(&image.build()), scene.reference("dst:out"));
+        let said = json(["patch", &source, &to, "--profile", name]);
+        let files = said["images"][0]["files"].as_array().unwrap();
+        assert_eq!(files.iter().map(|file| file["path"].as_str().unwrap()).collect::<Vec<_>>(), *programs, "{name}");
+        let result = scene.open("dst", "out");
+        assert!(programs.iter().all(|program| result.capability(program) == caps(BIND, true)), "{name}");
+        assert_eq!(result.config()["config"]["ExposedPorts"], **ports, "{name}");
+        prove(&to, &source);
+        assert!(ok(["patch", &source, &to, "--profile", name]).stdout.starts_with("unchanged"), "{name}");
+
+        // What is said by the user counts instead.
+        let other = scene.reference("dst:other");
+        ok([
+            "patch",
+            &source,
+            &other,
+            "--profile",
+            name,
+            "--cap",
+            "cap_net_raw+ep",
+            "--expose",
+            "81",
+            "--replace-caps",
+        ]);
+        let result = scene.open("dst", "other");
+        assert!(programs.iter().all(|program| result.capability(program) == caps(RAW, true)), "{name}");
+        assert_eq!(result.config()["config"]["ExposedPorts"], json!({"81/tcp": {}}), "{name}");
+    }
+}
+
+#[test]
+fn a_profile_wants_all_of_its_programs() {
+    let scene = Scene::new();
+    let entries = [file("nginx-ingress-controller", elf::amd64()), file("usr/bin/dumb-init", elf::amd64())];
+    let source = scene.source(&Image::empty().layer(entries).build());
+    let to = scene.reference("dst:out");
+    fails(3, &["/usr/local/nginx/sbin/nginx"], ["patch", &source, &to, "--profile", "ingress-nginx"]);
+    fails(3, &["/usr/local/bin/traefik"], ["patch", &source, &to, "--profile", "traefik"]);
+    assert!(!scene.path("dst").exists());
+}
+
+#[test]
+fn help_and_readme_list_the_profiles() {
+    let help = ok(["patch", "--help"]).stdout;
+    let readme = fs::read_to_string(format!("{}/README.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    for profile in PROFILES {
+        // The help is wrapped to the width of the terminal.
+        let start: String = profile.about.split(' ').take(3).collect::<Vec<_>>().join(" ");
+        assert!(help.contains(&format!("- {}:", profile.name)) && help.contains(&start), "{} in {help}", profile.name);
+        if !profile.files.is_empty() {
+            let files: Vec<String> = profile.files.iter().map(|paths| format!("`{}`", paths.join("` or `"))).collect();
+            let row = format!("| `{}` | {} | {} |", profile.name, files.join(", "), profile.ports.join(", "));
+            assert!(readme.contains(&row), "{row}");
+        }
+    }
 }
 
 // How it is told.

@@ -3,16 +3,18 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
 use super::output::{Trip, bytes, check_digestfile, pinned, short, write_digestfile};
 use super::{Common, bars, parse_platform, parse_reference, with_hint};
 use crate::capability::FileCapabilities;
 use crate::copy::Memory;
 use crate::error::{Error, Result, printable};
-use crate::kong::Profile;
 use crate::oci::config::Port;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::patch::{self, FileChange, ImageChange, Options, Outcome, Plan, Route};
+use crate::profile::{PROFILES, Profile};
 use crate::transport::Place;
 
 /// Put a file capability on a program inside an image and publish the result
@@ -27,19 +29,19 @@ pub(super) struct Arguments {
     /// Where the result goes: NAME:TAG or oci:DIR:TAG
     #[arg(value_parser = parse_reference)]
     destination: Reference,
-    /// The capabilities, in the words of setcap(8) and cap_from_text(3)
-    #[arg(long, value_name = "TEXT", default_value = patch::DEFAULT_CAPABILITIES, value_parser = parse_capabilities)]
-    cap: FileCapabilities,
+    /// The capabilities, in the words of setcap(8) and cap_from_text(3) [default: the profile's, cap_net_bind_service=+ep]
+    #[arg(long, value_name = "TEXT", value_parser = parse_capabilities)]
+    cap: Option<FileCapabilities>,
     /// Set exactly these capabilities instead of adding them to those that the file has
     #[arg(long)]
     replace_caps: bool,
     /// The program, instead of the profile's; may be repeated
     #[arg(long, value_name = "PATH")]
     file: Vec<String>,
-    /// What to assume about the image: kong, none
-    #[arg(long, value_name = "NAME", default_value = "kong", value_parser = parse_profile)]
+    /// What to assume about the image
+    #[arg(long, value_name = "NAME", default_value = PROFILES[0].name, value_parser = profiles())]
     profile: &'static Profile,
-    /// Ports to expose beside those of the image [default: those of the profile, 80/tcp and 443/tcp]
+    /// Ports to expose beside those of the image [default: the profile's, such as 80/tcp and 443/tcp]
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = parse_port)]
     expose: Option<Vec<Port>>,
     /// Ports not to expose any more
@@ -105,7 +107,7 @@ fn options(arguments: &Arguments, common: &Common) -> Result<Options> {
     let profile = arguments.profile;
     let options = Options {
         profile,
-        capabilities: arguments.cap,
+        capabilities: arguments.cap.map_or_else(|| profile.capabilities(), Ok)?,
         replace: arguments.replace_caps,
         files: arguments.file.clone(),
         expose: arguments.expose.clone().map_or_else(|| profile.exposed(), Ok)?,
@@ -197,8 +199,9 @@ fn parse_capabilities(text: &str) -> Result<FileCapabilities, String> {
     text.parse().map_err(with_hint)
 }
 
-fn parse_profile(text: &str) -> Result<&'static Profile, String> {
-    Profile::named(text).map_err(with_hint)
+fn profiles() -> impl TypedValueParser<Value = &'static Profile> {
+    let values = PROFILES.iter().map(|profile| PossibleValue::new(profile.name).help(profile.about));
+    PossibleValuesParser::new(values).try_map(|name| Profile::named(&name))
 }
 
 fn parse_port(text: &str) -> Result<Port, String> {

@@ -1,9 +1,10 @@
 //! The edits of a config that a [`Request`] asks for. `verify` makes the same edits to tell what was declared.
 
 use crate::error::Result;
-use crate::kong::{PROFILES, Version, listen, ports};
+use crate::kong::{Version, listen, ports};
 use crate::oci::config::{ImageConfig, Port};
 use crate::patch::record::Request;
+use crate::profile::PROFILES;
 
 /// Makes the edits that `request` asks for, except for layers and history. Returns the variables that were set, each
 /// `NAME=value`, and what the user should know.

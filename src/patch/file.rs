@@ -8,13 +8,13 @@ use serde::Serialize;
 use crate::archive::path;
 use crate::blob::Spool;
 use crate::capability::{FileCapabilities, XATTR};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::image::Image;
 use crate::layer::build::{Addition, BuiltLayer, build};
 use crate::layer::lookup::{FindError, Found, Stack};
 use crate::oci::digest::Digest;
 use crate::oci::media_type::Compression;
-use crate::patch::{Options, elf};
+use crate::patch::{Asked, Options, elf};
 use crate::progress::{Progress, WatchedReader};
 use crate::transport::Place;
 
@@ -61,7 +61,7 @@ pub(super) fn patch_files(
     place: &Place,
     image: &Image,
     options: &Options,
-    asked: &[String],
+    asked: &[Asked],
     progress: &Arc<dyn Progress>,
 ) -> Result<PatchedFiles> {
     if asked.is_empty() {
@@ -76,11 +76,12 @@ pub(super) fn patch_files(
         let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
         Ok(WatchedReader::new(handle.block_on(place.reader(descriptor))?, bar))
     });
-    stack.expect(asked.iter().map(String::as_bytes));
+    stack.expect(asked.iter().flat_map(Asked::paths).map(String::as_bytes));
     let mut result = PatchedFiles { files: Vec::new(), layer: None, warnings: Vec::new() };
     let mut changed: Vec<(Found, Vec<u8>)> = Vec::new();
     let mut seen = BTreeSet::new();
-    for (asked, found) in find(|path| stack.find(path), asked, options.files.is_empty())? {
+    for asked in asked {
+        let (asked, found) = find(|path| stack.find(path), asked.paths())?;
         let path = path::show(&found.path);
         if !seen.insert(found.path.clone()) {
             continue;
@@ -120,25 +121,19 @@ pub(super) fn patch_files(
     Ok(result)
 }
 
-/// All of `asked`; of the candidates of a profile, the first that the image has.
-fn find(
-    mut find: impl FnMut(&[u8]) -> Result<Found, FindError>,
-    asked: &[String],
-    candidates: bool,
-) -> Result<Vec<(String, Found)>> {
-    let mut found = Vec::new();
+/// The first of `paths` that the image has.
+fn find(mut find: impl FnMut(&[u8]) -> Result<Found, FindError>, paths: &[String]) -> Result<(String, Found)> {
     let mut missing = None;
-    for asked in asked {
-        match find(asked.as_bytes()).map_err(Error::from) {
-            Ok(file) if candidates => return Ok(vec![(asked.clone(), file)]),
-            Ok(file) => found.push((asked.clone(), file)),
-            Err(error) if candidates && error.kind() == crate::error::Kind::NotFound => {
+    for path in paths {
+        match find(path.as_bytes()).map_err(Error::from) {
+            Ok(found) => return Ok((path.clone(), found)),
+            Err(error) if error.kind() == Kind::NotFound => {
                 missing.get_or_insert(error);
             }
             Err(error) => return Err(error),
         }
     }
-    missing.map_or(Ok(found), Err)
+    Err(missing.unwrap_or_else(|| Error::failed("internal error: no path is asked for")))
 }
 
 /// The file's capabilities before and after; refuses files that must not have any.

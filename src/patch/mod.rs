@@ -16,19 +16,16 @@ pub use apply::{Outcome, State, apply, state};
 pub use edit::edit_config;
 pub use file::FileChange;
 pub use plan::{AddedLayer, ImageChange, Plan, Planned, history, plan};
-pub use record::{ANNOTATIONS, Holder, LABELS, NAME as RECORD, Record, Request};
+pub use record::{ANNOTATIONS, Asked, Holder, LABELS, NAME as RECORD, Record, Request};
 
 use crate::capability::FileCapabilities;
 use crate::copy::Memory;
 use crate::error::{Error, Result};
-use crate::kong::Profile;
 use crate::limits::Limits;
 use crate::oci::config::Port;
 use crate::oci::platform::Platform;
 use crate::oci::time;
-
-/// What a file gets if nobody says it: ports below 1024, at once.
-pub const DEFAULT_CAPABILITIES: &str = "cap_net_bind_service=+ep";
+use crate::profile::Profile;
 
 /// What to change.
 #[derive(Clone, Debug)]
@@ -113,9 +110,9 @@ impl Options {
             }
         };
         let files = if self.files.is_empty() {
-            self.profile.files.iter().map(|file| (*file).to_owned()).collect()
+            self.profile.files.iter().map(|paths| Asked::of(paths)).collect()
         } else {
-            self.files.clone()
+            self.files.iter().cloned().map(Asked::Path).collect()
         };
         Ok(Request {
             capabilities: self.capabilities.to_string(),

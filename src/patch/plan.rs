@@ -267,7 +267,7 @@ pub fn history(config: &ImageConfig, request: &Request, empty_layer: bool) -> Re
     if request.replace {
         text.push_str(" --replace-caps");
     }
-    request.files.iter().for_each(|file| text.push_str(&format!(" --file {file}")));
+    request.files.iter().for_each(|asked| text.push_str(&format!(" --file {}", asked.paths().join("|"))));
     Ok(History { created: config.created()?, created_by: Some(text), empty_layer })
 }
 

@@ -27,7 +27,7 @@ pub struct Request {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub replace: bool,
     /// The files asked for.
-    pub files: Vec<String>,
+    pub files: Vec<Asked>,
     /// Ports to expose.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub expose: Vec<String>,
@@ -49,6 +49,33 @@ pub struct Request {
     /// From `SOURCE_DATE_EPOCH`, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
+}
+
+/// A file that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Asked {
+    /// By its path.
+    Path(String),
+    /// By the paths that it has in one image or another: the first that there is.
+    First(Vec<String>),
+}
+
+impl Asked {
+    pub(super) fn of(paths: &[&str]) -> Self {
+        match paths {
+            [path] => Asked::Path((*path).to_owned()),
+            paths => Asked::First(paths.iter().map(|path| (*path).to_owned()).collect()),
+        }
+    }
+
+    /// Where to look, in this order.
+    pub fn paths(&self) -> &[String] {
+        match self {
+            Asked::Path(path) => std::slice::from_ref(path),
+            Asked::First(paths) => paths,
+        }
+    }
 }
 
 /// The record of one patch.

@@ -10,12 +10,12 @@ use super::yaml::{self, ListOr, OneOrMany, SwitchOr, Text};
 use crate::capability::FileCapabilities;
 use crate::copy::Memory;
 use crate::error::{Error, Result};
-use crate::kong::{PROFILES, Profile};
 use crate::limits::{Limits, Size};
 use crate::oci::config::Port;
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, Target};
 use crate::patch;
+use crate::profile::{PROFILES, Profile};
 
 /// The JSON Schema of the file.
 pub const SCHEMA: &str = include_str!("schema.json");
@@ -107,10 +107,7 @@ impl Patch {
         let pairs = |map: &IndexMap<String, String>| map.iter().map(|(n, v)| (n.clone(), v.clone())).collect();
         let options = patch::Options {
             profile: self.profile,
-            capabilities: self
-                .cap
-                .as_ref()
-                .map_or_else(|| patch::DEFAULT_CAPABILITIES.parse(), |Text(cap)| Ok(*cap))?,
+            capabilities: self.cap.as_ref().map_or_else(|| self.profile.capabilities(), |Text(cap)| Ok(*cap))?,
             replace: self.replace_caps,
             files: self.files.clone(),
             expose: self.expose.as_deref().map_or_else(|| self.profile.exposed(), |named| Ok(ports(named)))?,

@@ -24,7 +24,7 @@ fn the_schema_is_one() {
     let profiles: Vec<&str> = PROFILES.iter().map(|profile| profile.name).collect();
     let of_patch = &schema["$defs"]["patch"]["oneOf"][1]["properties"];
     assert_eq!(of_patch["profile"]["enum"], serde_json::json!(profiles));
-    assert_eq!(of_patch["cap"]["default"], patch::DEFAULT_CAPABILITIES);
+    assert_eq!(of_patch["cap"]["default"], PROFILES[0].capabilities);
 }
 
 #[test]
