@@ -4,6 +4,8 @@
 
 mod bars;
 mod copy;
+mod doctor;
+mod explain;
 mod getcap;
 mod inspect;
 mod k8s;
@@ -68,6 +70,7 @@ enum Command {
     Verify(verify::Arguments),
     Inspect(inspect::Arguments),
     K8s(Box<k8s::Arguments>),
+    Doctor(doctor::Arguments),
 }
 
 /// What every command takes.
@@ -246,6 +249,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Command::Verify(command) => verify::run(command, common).await,
                 Command::Inspect(command) => inspect::run(command, common).await,
                 Command::K8s(command) => k8s::run(command, common).await,
+                Command::Doctor(command) => doctor::run(command, common),
             }
         };
         tokio::select! {

@@ -2,13 +2,15 @@
 //!
 //! A [`Container`] is how an image is run. The start chain is followed through the files of the image without executing
 //! any of them, the rules of execve(2) ([`capability`](crate::capability)) say what is left of the capabilities at
-//! its end, and whatever goes wrong becomes a [`Finding`].
+//! its end, and whatever goes wrong becomes a [`Finding`]. What went wrong already is told from the log by [`explain`].
 
 mod container;
+mod explain;
 
 use serde::Serialize;
 
 pub use container::{Command, Container, DEFAULT_CAPABILITIES, Role, Variable};
+pub use explain::{Explanation, explain};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -1,0 +1,57 @@
+//! `capatch doctor --explain`.
+
+use std::fmt::Write;
+use std::io::{self, Read};
+
+use serde::Serialize;
+
+use super::Common;
+use crate::doctor::{self, Explanation};
+use crate::error::{Error, Result, printable};
+
+/// Bytes of a log that are read from standard input.
+const MAX_LOG: u64 = 1 << 20;
+
+#[derive(Serialize)]
+struct Report {
+    explanations: Vec<Explanation>,
+}
+
+/// Explains `text`, or what standard input has if it is `-`.
+pub(super) fn run(text: &str, common: &Common) -> Result<()> {
+    let input = if text == "-" { read()? } else { text.to_owned() };
+    let explanations = doctor::explain(&input)?;
+    if explanations.is_empty() {
+        return Err(Error::not_found("no error that is known here is in this text").hint(
+            "give the line with the error itself, as kubectl logs --previous or kubectl describe pod show it; \
+             capatch doctor IMAGE looks at the image instead",
+        ));
+    }
+    let text = explanations.iter().map(describe).collect::<Vec<_>>().join("\n");
+    common.output().result(&Report { explanations }, &text)
+}
+
+fn read() -> Result<String> {
+    let mut bytes = Vec::new();
+    io::stdin().take(MAX_LOG + 1).read_to_end(&mut bytes).map_err(|e| Error::io("standard input", &e))?;
+    if bytes.len() as u64 > MAX_LOG {
+        return Err(Error::content(format!("standard input has more than {MAX_LOG} bytes"))
+            .hint("give the end of the log: kubectl logs --tail=100"));
+    }
+    // A log may have anything in it.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn describe(explanation: &Explanation) -> String {
+    let Explanation { code, line, what, why, fix, foretold, see } = explanation;
+    // Writing to a String cannot fail.
+    let mut text = format!("{code}: {}\n  {what}\n  {why}\n  what to do:\n", printable(line));
+    for line in fix.lines() {
+        let _ = writeln!(text, "    {line}");
+    }
+    if let Some(foretold) = foretold {
+        let _ = writeln!(text, "  foretold by: {foretold}");
+    }
+    let _ = writeln!(text, "  see: {see}");
+    text
+}
