@@ -11,47 +11,9 @@ use std::time::Instant;
 
 use common::cli::{Run, capatch, fails, json, ok, run, start};
 use common::image::{Image, Scene};
+use common::manifests::{KONG, NEW, documents, edit, fixtures, read, testdata};
 use common::registry::Registry;
 use serde_json::{Value, json};
-
-const NEW: &str = "registry.example.com/kong:3.9-lowport";
-
-fn testdata(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/k8s").join(name).to_str().unwrap().to_owned()
-}
-
-fn read(name: &str) -> String {
-    fs::read_to_string(testdata(name)).unwrap()
-}
-
-/// Every fixture that can be edited.
-fn fixtures() -> Vec<(String, String)> {
-    let directory = fs::read_dir(testdata("")).unwrap();
-    let names = directory.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut all: Vec<_> = names.filter(|name| name != "write-up-tabs.yaml").map(|n| (n.clone(), read(&n))).collect();
-    all.sort();
-    assert!(all.len() >= 9);
-    all
-}
-
-fn edit(arguments: &[&str], text: &str) -> Run {
-    let mut command = capatch(["k8s", "-"]);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let (mut stdin, text) = (child.stdin.take().unwrap(), text.to_owned());
-    // What is refused early is not read to its end.
-    let writer = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
-    let run = child.wait_with_output().unwrap().into();
-    let _ = writer.join().unwrap();
-    run
-}
-
-const KONG: [&str; 7] = ["--image", NEW, "--old", "kong", "--old", "kong/kong", "--stream"];
-
-/// The documents as data, read by another reader than the one that edits.
-fn documents(text: &str) -> Vec<Value> {
-    serde_saphyr::from_multiple::<Value>(text).unwrap().into_iter().filter(|document| !document.is_null()).collect()
-}
 
 /// Paths at which two trees differ; a list of another length differs as a whole.
 fn differences(old: &Value, new: &Value, path: &str, found: &mut Vec<String>) {
@@ -219,6 +181,14 @@ fn every_hole_is_warned_of() {
         ),
         ("openshift.yaml", &["may come from envFrom"]),
         (
+            "ingress-controller.yaml",
+            &[
+                ":1: Service kong-proxy is a LoadBalancer, and its address goes with it",
+                ":70: this names Service kong-proxy, which is removed",
+                "kubectl delete deployment ingress-kong",
+            ],
+        ),
+        (
             "neighbors.yaml",
             &[
                 ":45: container kong: KONG_PROXY_LISTEN has no value in this manifest",
@@ -249,8 +219,10 @@ fn every_hole_is_warned_of() {
     }
     let two = format!("{}---\n{}", deployment(""), deployment(""));
     assert!(edit(&KONG, &two).succeeded().stderr.contains("-:13: this is the second that binds ports 80 and 443"));
-    let job = edit(&KONG, &read("cronjob.yaml")).succeeded();
-    assert!(!job.stderr.contains("warning"), "a job stays off the network of the node: {job:#?}");
+    for name in ["cronjob.yaml", "job.yaml"] {
+        let job = edit(&KONG, &read(name)).succeeded();
+        assert!(!job.stderr.contains("warning"), "a job stays off the network of the node: {job:#?}");
+    }
 }
 
 /// A Deployment with this in its only container.
@@ -471,6 +443,19 @@ fn the_old_image_is_the_base_of_the_new_one() {
     edit(&["--image", &format!("{host}/absent:1")], &deployment("")).failed(3, &["cannot tell which image", "--old"]);
     let done = edit(&["--image", &format!("{host}/absent:1"), "--old", "kong"], &deployment("")).succeeded().stdout;
     assert_eq!(edit(&["--image", &format!("{host}/absent:1")], &done).succeeded().stdout, done);
+}
+
+#[test]
+fn a_compose_file_is_told_from_a_manifest_and_left_alone() {
+    let compose = "services:\n  kong:\n    image: kong:3.9\n    security_opt: [no-new-privileges]\n    read_only: true\n    ports: ['80:8000']\n";
+    edit(&KONG, compose).failed(3, &["this is a Compose file", "cap_add", "no-new-privileges"]);
+    let files = Files(Scene::new());
+    let compose = files.write("compose.yaml", compose);
+    let pods = files.write("pods.yaml", &deployment(""));
+    let before = fs::read_to_string(&compose).unwrap();
+    let run = ok(["k8s", "-w", compose.to_str().unwrap(), pods.to_str().unwrap(), "--image", NEW, "--old", "kong"]);
+    assert!(run.stderr.contains("compose.yaml: unchanged"), "{run:#?}");
+    assert_eq!(fs::read_to_string(&compose).unwrap(), before);
 }
 
 #[test]

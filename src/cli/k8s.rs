@@ -95,6 +95,13 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     let outcome = rewrite(&manifests, &options).await?;
     if outcome.containers == 0 {
         let names: Vec<String> = options.old.iter().map(Reference::to_string).collect();
+        if let Some(compose) = manifests.iter().find(|manifest| is_compose(&manifest.text)) {
+            return Err(Error::not_found(format!(
+                "{}: this is a Compose file, and no Kubernetes manifest",
+                compose.name
+            ))
+            .hint(COMPOSE));
+        }
         let template = manifests.iter().any(|manifest| manifest.text.contains("{{"));
         let hint = if template {
             "templates cannot be edited: render the chart first (helm template), or use --helm"
@@ -131,6 +138,16 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
         output.say(&format!("warning: {place}: {message}"));
     }
     Ok(())
+}
+
+/// What k8s would do, by hand.
+const COMPOSE: &str = "edit it by hand: the patched image, KONG_PROXY_LISTEN with ports 80 and 443, cap_add: [NET_BIND_SERVICE] \
+                       if there is a cap_drop, network_mode: host without ports:, and no no-new-privileges in security_opt";
+
+/// Whether the file has services of its own, and no object of Kubernetes.
+fn is_compose(text: &str) -> bool {
+    let has = |key: &str| text.lines().any(|line| line.starts_with(key));
+    has("services:") && !has("kind:")
 }
 
 /// Beside the code that waits for signals.

@@ -5,6 +5,7 @@ pub mod attacker;
 pub mod cli;
 pub mod elf;
 pub mod image;
+pub mod manifests;
 pub mod registry;
 pub mod script;
 pub mod tar;
