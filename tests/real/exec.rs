@@ -117,13 +117,17 @@ const STARTS: [(&str, Start); 3] = [
     ("drop all, add one", |uid, nnp| Process::of_container(uid, Capability::NET_BIND_SERVICE.into(), nnp)),
 ];
 
-/// Docker's own, that of engines before CVE-2022-24769, and with an ambient capability.
-const OTHER_STARTS: [(&str, Start); 3] = [
+/// Docker's own, that of engines before CVE-2022-24769, with an ambient capability, and with less than the bounding set.
+const OTHER_STARTS: [(&str, Start); 4] = [
     ("Docker", |uid, nnp| Process::of_docker_container(uid, DEFAULT, nnp)),
     ("all inheritable", |uid, nnp| Process { inheritable: DEFAULT, ..Process::of_container(uid, DEFAULT, nnp) }),
     ("one ambient", |uid, nnp| {
         let one = Capability::NET_BIND_SERVICE.into();
         Process { inheritable: one, ambient: one, ..Process::of_container(uid, DEFAULT, nnp) }
+    }),
+    ("one permitted", |uid, nnp| {
+        let one = Capability::NET_BIND_SERVICE.into();
+        Process { permitted: one, effective: one, ..Process::of_container(uid, DEFAULT, nnp) }
     }),
 ];
 
@@ -173,10 +177,11 @@ fn hops() -> Vec<Rows> {
     ];
     let root = [
         way("no root", &["/probe", "securebits", "1", "each"], [plain(), no_root]),
+        // What it keeps shows only where nothing can be gained.
         way(
             "no fix-up",
-            &["/probe", "securebits", "4", "setuid", "1000", "each"],
-            [plain(), no_fixup, Step::SetUser(1000)],
+            &["/probe", "securebits", "4", "setuid", "1000", "nnp", "each"],
+            [plain(), no_fixup, Step::SetUser(1000), no_new_privileges()],
         ),
     ];
     let of = |uid, way| rows("default", &Process::of_container(uid, DEFAULT, false), way, files());
@@ -184,8 +189,13 @@ fn hops() -> Vec<Rows> {
     let steps = [Step::Exec(file("su-2000")), no_new_privileges()];
     let gains = of(1000, way("su-2000, nnp", &["/files/su-2000", "nnp", "each"], steps));
     let gains = Rows { files: vec![("ep", file("ep"))], ..gains };
+    // The only way to have something inheritable that is not in the bounding set.
+    let drop = Step::Change(|process| process.bounding = DEFAULT.minus(Capability::NET_BIND_SERVICE.into()));
+    let drops = way("drops", &["/probe", "drop", "10", "each"], [plain(), drop]);
+    let inheritable = Process { inheritable: DEFAULT, ..Process::of_container(0, DEFAULT, false) };
+    let drops = rows("all inheritable", &inheritable, drops, files());
     let both = anybody.iter().flat_map(|way| [of(0, way.clone()), of(1000, way.clone())]);
-    both.chain(root.map(|way| of(0, way))).chain([gains]).collect()
+    both.chain(root.map(|way| of(0, way))).chain([gains, drops]).collect()
 }
 
 /// User namespaces with their own network or the machine's, the machine's alone, and ports that are free to all, as Docker and
@@ -297,5 +307,5 @@ fn the_kernel_does_what_was_foretold() {
     }
     println!("{count} rows, {} differ", wrong.len());
     assert!(wrong.is_empty(), "{} of {count} rows differ:\n{}", wrong.len(), wrong.join("\n"));
-    assert_eq!(count, 1889, "rows");
+    assert_eq!(count, 2065, "rows");
 }

@@ -2,6 +2,7 @@
  *
  *   setuid UID       become that user
  *   securebits BITS  set them; without root's special treatment 1, without the fix-up of setuid(2) 4
+ *   drop CAPABILITY  take the one with this number out of the bounding set
  *   nnp              set no_new_privs
  *   each FILE...     execute each in a child of its own, and say `FILE: ` and what it says, or why it cannot be executed
  */
@@ -69,6 +70,8 @@ int main(int argc, char **argv) {
             need(setuid(atoi(argv[++i])));
         } else if (strcmp(argv[i], "securebits") == 0) {
             need(prctl(PR_SET_SECUREBITS, atoi(argv[++i])));
+        } else if (strcmp(argv[i], "drop") == 0) {
+            need(prctl(PR_CAPBSET_DROP, atoi(argv[++i])));
         } else if (strcmp(argv[i], "nnp") == 0) {
             need(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
         } else if (strcmp(argv[i], "each") == 0) {
