@@ -1,8 +1,13 @@
 //! Errors as sentences for the user: what happened, where and why, and on a line of its own what to do.
 
-use std::fmt;
+use std::{fmt, io};
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+/// What the system calls the failures for which [`std::io::ErrorKind`] has no name: errno(3).
+const EIO: i32 = 5;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
 
 /// A result whose error is a sentence for the user.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -101,17 +106,27 @@ impl Error {
     }
 
     /// An input or output error on `place`, a path or another thing that the user can name.
-    pub fn io(place: impl fmt::Display, error: &std::io::Error) -> Self {
+    pub fn io(place: impl fmt::Display, error: &io::Error) -> Self {
         // An error of ours that had to travel through `std::io::Read` comes out as it went in.
         if let Some(inner) = error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
             return inner.clone().context(place);
         }
         let kind = match error.kind() {
-            std::io::ErrorKind::NotFound => Kind::NotFound,
-            std::io::ErrorKind::PermissionDenied => Kind::Denied,
+            io::ErrorKind::NotFound => Kind::NotFound,
+            io::ErrorKind::PermissionDenied => Kind::Denied,
             _ => Kind::Failed,
         };
-        Error::new(kind, format!("{place}: {error}"))
+        let hint = match (error.kind(), error.raw_os_error()) {
+            (io::ErrorKind::StorageFull, _) => Some("make room on that file system, and run it again"),
+            (io::ErrorKind::QuotaExceeded, _) => {
+                Some("make room within the quota on that file system, and run it again")
+            }
+            (_, Some(EIO)) => Some("the disk, or the network behind it, failed: the kernel's log (dmesg) says more"),
+            (_, Some(EMFILE | ENFILE)) => Some("raise the limit of open files with ulimit -n, or lower --jobs"),
+            _ => None,
+        };
+        let error = Error::new(kind, format!("{place}: {error}"));
+        hint.map_or(error.clone(), |hint| error.hint(hint))
     }
 
     /// What to do about it, printed on a line of its own.
@@ -173,9 +188,9 @@ impl Serialize for Error {
     }
 }
 
-impl From<Error> for std::io::Error {
+impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
-        std::io::Error::other(error)
+        io::Error::other(error)
     }
 }
 
@@ -205,6 +220,17 @@ mod tests {
         ] {
             assert_eq!(Error::failed(message).context("r.io/a:1").to_string(), said);
         }
+    }
+
+    #[test]
+    fn failures_of_the_system_have_hints() {
+        for (number, words) in
+            [(28, "room"), (122, "quota"), (EIO, "dmesg"), (ENFILE, "ulimit -n"), (EMFILE, "ulimit -n")]
+        {
+            let error = Error::io("blob", &io::Error::from_raw_os_error(number));
+            assert!(error.hint_text().unwrap().contains(words), "{error}");
+        }
+        assert_eq!(Error::io("blob", &io::Error::from_raw_os_error(2)).hint_text(), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use capatch::oci::digest::Digest;
-use common::cli::ok;
+use common::cli::{ok, start};
 use common::image::{Image, Scene, leftovers};
 
 /// What changes files, in whatever form the machine has it.
@@ -86,6 +86,94 @@ fn a_disk_that_fails_at_any_step_leaves_the_index_as_it_was() {
         blobs_are_right(&scene.path("dst"));
         assert!(leftovers(&scene.path("dst")).is_empty(), "{step}");
     }
+}
+
+// F12
+#[test]
+fn a_source_that_cannot_be_read_is_named() {
+    let scene = scene();
+    let before = fs::read(scene.path("dst/index.json")).unwrap();
+    let (blobs, archive) = (scene.path("src/blobs/sha256"), scene.path("a.tar"));
+    ok(["copy", &scene.reference("src:3.9"), &format!("oci-archive:{}:1", archive.display())]);
+    let largest = fs::read_dir(blobs).unwrap().map(|entry| entry.unwrap().path());
+    let largest = largest.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let archived = format!("oci-archive:{}", archive.display());
+    for (source, broken) in [(scene.reference("src:3.9"), largest), (archived, archive)] {
+        for command in ["copy", "verify"] {
+            let mut strace = Command::new("strace");
+            strace
+                .args(["-f", "-qq", "-o", "/dev/null", "-e", "inject=read,pread64:error=EIO:when=1+", "-P"])
+                .arg(&broken);
+            strace.args([env!("CARGO_BIN_EXE_capatch"), command, &source]).env_clear().env("PATH", "/usr/bin:/bin");
+            if command == "copy" {
+                strace.arg(scene.reference("dst:new"));
+            }
+            let name = broken.file_name().unwrap().to_str().unwrap();
+            let said = start(strace).failed(1, &[name, "nput/output error"]);
+            assert!(said.hint().unwrap().contains("dmesg"), "{said:?}");
+        }
+        assert_eq!(fs::read(scene.path("dst/index.json")).unwrap(), before);
+        blobs_are_right(&scene.path("dst"));
+        assert!(leftovers(&scene.path("dst")).is_empty());
+    }
+}
+
+/// Copies `src:3.9` to `dst:new` in a shell that did `setup` before.
+fn copy_after(scene: &Scene, setup: &str) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", &format!("{setup}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_capatch")]);
+    command.args(["copy", &scene.reference("src:3.9"), &scene.reference("dst:new")]);
+    command.env_clear().env("PATH", "/usr/bin:/bin");
+    command
+}
+
+// F12
+#[test]
+fn too_many_open_files_are_an_error_with_a_hint() {
+    let mut refused = 0;
+    for files in 4..40 {
+        let scene = scene();
+        let before = fs::read(scene.path("dst/index.json")).unwrap();
+        // Debug builds of the standard library abort if it cannot open what it looks for at first.
+        let ended = start(copy_after(&scene, &format!("ulimit -n {files}")));
+        if ended.code == 0 {
+            ok(["verify", &scene.reference("dst:new")]);
+            break;
+        }
+        refused += 1;
+        let said = ended.failed(1, &["oo many open files"]);
+        assert!(said.hint().unwrap().contains("ulimit"), "{said:?}");
+        assert_eq!(fs::read(scene.path("dst/index.json")).unwrap(), before);
+        assert!(leftovers(&scene.path("dst")).is_empty());
+    }
+    assert!((4..30).contains(&refused), "{refused}");
+}
+
+// G5: libraries panic when the system gives them no thread.
+#[test]
+fn a_panic_is_an_error_and_ends_the_process() {
+    let mut refused = 0;
+    for at in 1..=8 {
+        let scene = scene();
+        let before = fs::read(scene.path("dst/index.json")).unwrap();
+        let mut strace = Command::new("timeout");
+        let inject = format!("inject=clone,clone3:error=EAGAIN:when={at}+");
+        strace.args(["20", "strace", "-f", "-qq", "-o", "/dev/null", "-e", &inject, env!("CARGO_BIN_EXE_capatch")]);
+        strace.args(["copy", &scene.reference("src:3.9"), &scene.reference("dst:new"), "--json"]);
+        let ended = start({
+            strace.env_clear().env("PATH", "/usr/bin:/bin");
+            strace
+        });
+        if ended.code == 0 {
+            break;
+        }
+        refused += 1;
+        assert_eq!(ended.code, 1, "{ended:?}");
+        assert!(ended.stderr.contains("the system refused something") && ended.hint().is_some(), "{ended:?}");
+        assert!(ended.json()["error"]["message"].as_str().unwrap().contains("os error 11"), "{ended:?}");
+        assert_eq!(fs::read(scene.path("dst/index.json")).unwrap(), before);
+    }
+    assert!((2..8).contains(&refused), "{refused}");
 }
 
 // F3

@@ -3,6 +3,7 @@
 //! stdout is data, stderr is talk. Exit codes: see [`crate::error::Kind`].
 
 mod bars;
+mod bug;
 mod copy;
 mod doctor;
 mod explain;
@@ -23,7 +24,8 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
-use self::output::Output;
+pub use self::bug::report_panic;
+use self::output::{Output, given};
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, Image, Node};
 use crate::limits::{Limits, Size};
@@ -193,7 +195,6 @@ fn journal_dir() -> Option<PathBuf> {
 /// Reads the command line; what it asks to be printed (help, version, a mistake) is printed here.
 pub fn parse() -> Result<Arguments, ExitCode> {
     Arguments::try_parse().map_err(|mut error| {
-        let given = |name: &str| std::env::args_os().any(|argument| argument == name);
         if error.kind() == ErrorKind::UnknownArgument && given("--listen") {
             let tip = "a value goes behind an equals sign: --listen=VALUE";
             error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));

@@ -71,6 +71,11 @@ impl Output {
     }
 }
 
+/// Whether the command line has this option, for when it was not read.
+pub(super) fn given(name: &str) -> bool {
+    std::env::args_os().any(|argument| argument == name)
+}
+
 /// Prints an error as JSON.
 pub(super) fn error_as_data(error: &Error) {
     let data = serde_json::json!({ "error": error });

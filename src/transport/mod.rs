@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt, stream};
 
+use crate::archive::compression::from_io;
 use crate::blob::Spool;
 use crate::error::{Error, Result};
 
@@ -100,7 +101,7 @@ pub fn from_reader(reader: impl Read + Send + 'static) -> ByteStream {
         let (bytes, reader) = read
             .await
             .map_err(|e| Error::failed(format!("reading stopped: {e}")))?
-            .map_err(|e| Error::io("reading content", &e))?;
+            .map_err(|e| from_io("reading content", &e))?;
         Ok((!bytes.is_empty()).then_some((bytes, reader)))
     }))
 }

@@ -1,11 +1,12 @@
 //! Any place an image can live: a closed set, so an enum and a `match`, with the same verbs for each.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 
+use crate::archive::compression::from_io;
 use crate::blob;
 use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
@@ -46,6 +47,21 @@ pub struct Transports {
     pub docker: String,
     /// What an archive may unpack to.
     pub limits: Limits,
+}
+
+/// Says in errors what could not be read (faults.md F12).
+struct Named<R> {
+    name: String,
+    reader: R,
+}
+
+impl<R: Read> Read for Named<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer).map_err(|e| match e.kind() {
+            io::ErrorKind::Interrupted => e,
+            _ => from_io(&self.name, &e).into(),
+        })
+    }
 }
 
 /// A manifest or index as it was found: its descriptor, its bytes, and what they mean.
@@ -231,9 +247,13 @@ impl Place {
                 use std::io::{Seek, SeekFrom};
                 let mut file = layout.open(&digest)?;
                 file.seek(SeekFrom::Start(offset)).map_err(|e| Error::io(&digest, &e))?;
-                Ok(Box::new(file) as Box<dyn Read + Send>)
+                Ok(Box::new(Named { name: format!("{digest} in {}", layout.show()), reader: file })
+                    as Box<dyn Read + Send>)
             }
-            Place::Archive(archive) => archive.open(&digest, offset),
+            Place::Archive(archive) => {
+                let reader = archive.open(&digest, offset)?;
+                Ok(Box::new(Named { name: format!("{digest} in {}", archive.show()), reader }) as Box<dyn Read + Send>)
+            }
             Place::Registry(_) | Place::Containerd(..) => Err(Error::failed("not read by blocking calls")),
         })
         .await

@@ -245,7 +245,7 @@ impl Archive {
     }
 
     /// For messages.
-    fn show(&self) -> String {
+    pub(super) fn show(&self) -> String {
         if let Some(attached) = &self.0.engine {
             return attached.engine.to_string();
         }

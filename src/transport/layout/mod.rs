@@ -78,6 +78,11 @@ impl Layout {
         Ok(index::names(&entries))
     }
 
+    /// For messages.
+    pub(super) fn show(&self) -> String {
+        self.path.display().to_string()
+    }
+
     /// Opens a blob. It was not hashed: the reader's user does that.
     ///
     /// Links below the layout's root are not followed, and only a regular file is a blob (faults.md F9, F10).

@@ -6,6 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use tempfile::NamedTempFile;
 
 use super::Layout;
+use crate::archive::compression::from_io;
 use crate::blob::Verifier;
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
@@ -118,7 +119,7 @@ fn for_each_piece(mut reader: impl Read, buffer: &mut [u8], mut take: impl FnMut
             Ok(0) => return Ok(()),
             Ok(read) => take(&buffer[..read])?,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::io("content", &e)),
+            Err(e) => return Err(from_io("content", &e)),
         }
     }
 }
