@@ -6,11 +6,14 @@
 mod common;
 
 use std::fs;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use capatch::oci::digest::Digest;
-use common::cli::{ok, start};
+use common::cli::{capatch, ok, start};
 use common::image::{Image, Scene, leftovers};
 
 /// What changes files, in whatever form the machine has it.
@@ -174,6 +177,53 @@ fn a_panic_is_an_error_and_ends_the_process() {
         assert_eq!(fs::read(scene.path("dst/index.json")).unwrap(), before);
     }
     assert!((2..8).contains(&refused), "{refused}");
+}
+
+// F5
+#[test]
+fn a_lock_is_waited_for_and_goes_with_its_process() {
+    let scene = scene();
+    let lock = scene.path("dst/.capatch.lock");
+    // flock(1) holds it until it is killed, as a run of capatch does.
+    let mut flock = Command::new("flock");
+    flock.arg(&lock).args(["sh", "-c", "echo; exec sleep 60"]).stdout(Stdio::piped()).process_group(0);
+    let mut holder = flock.spawn().unwrap();
+    holder.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+    let run = capatch(["copy", &scene.reference("src:3.9"), &scene.reference("dst:new")]);
+    let run = std::thread::spawn(move || start(run));
+    std::thread::sleep(Duration::from_millis(2500));
+    assert!(!run.is_finished());
+    let group = format!("-{}", holder.id());
+    assert!(Command::new("kill").args(["-KILL", "--", &group]).status().unwrap().success());
+    holder.wait().unwrap();
+    let said = run.join().unwrap().succeeded();
+    assert!(said.stderr.contains(&format!("(process {}) to release {}", holder.id(), lock.display())), "{said:?}");
+    ok(["verify", &scene.reference("dst:new")]);
+}
+
+// F6
+#[test]
+fn a_tag_of_a_program_without_our_lock_is_kept() {
+    let scene = scene();
+    let (index, source) = (scene.path("dst/index.json"), scene.reference("src:3.9"));
+    let mut strace = Command::new("strace");
+    // Time for the other program, between our reading of the index and our looking at it again.
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "inject=openat:delay_enter=700ms", "-P"]).arg(&index);
+    strace.args([env!("CARGO_BIN_EXE_capatch"), "copy", &source, &scene.reference("dst:new")]).env_clear();
+    let run = std::thread::spawn(move || start(strace));
+    let is_new_index = |path: &Path| fs::read_to_string(path).is_ok_and(|text| text.contains(r#"ref.name":"new""#));
+    let begin = Instant::now();
+    while !leftovers(&scene.path("dst")).iter().any(|path| is_new_index(path)) {
+        assert!(!run.is_finished() && begin.elapsed() < Duration::from_secs(60), "there was no new index");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let text = fs::read_to_string(&index).unwrap();
+    let foreign = text.replace("precious", "foreign");
+    assert_ne!(foreign, text);
+    fs::write(&index, foreign).unwrap();
+    run.join().unwrap().succeeded();
+    ok(["verify", &scene.reference("dst:new")]);
+    ok(["verify", &scene.reference("dst:foreign")]);
 }
 
 // F3

@@ -20,7 +20,8 @@ pub(super) const TEMPORARY: &str = ".capatch-";
 /// arrived of a large blob is worth more, and where there are no locks, age is all that tells.
 const GARBAGE_AGE: Duration = Duration::from_secs(60);
 const UNFINISHED_AGE: Duration = Duration::from_secs(24 * 3600);
-const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a lock is waited for (faults.md F5).
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 /// Longer than writing an index takes.
 const LOCK_TURN: Duration = Duration::from_secs(2);
 
@@ -73,6 +74,7 @@ pub(super) fn publish(file: NamedTempFile, path: &Path) -> Result<()> {
     File::open(parent).and_then(|directory| directory.sync_all()).map_err(|e| error(&e))
 }
 
+/// Locks the layout in `directory`.
 pub(super) fn lock(directory: &Path) -> Result<File> {
     let path = directory.join(LOCK);
     let error = |e: &io::Error| Error::io(format!("cannot lock {}", path.display()), e);
@@ -80,28 +82,46 @@ pub(super) fn lock(directory: &Path) -> Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let mut options = File::options();
     let file = options.create(true).truncate(false).write(true).custom_flags(flags).open(&path);
-    let file = file.map_err(|e| error(&e))?;
+    hold(file.map_err(|e| error(&e))?, &path, LOCK_PATIENCE)
+}
+
+/// Locks `file` for as long as it lives, and waits for `patience` at most. Where there are no locks it is not locked.
+pub(super) fn hold(file: File, path: &Path, patience: Duration) -> Result<File> {
     let start = Instant::now();
     let mut told = false;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(fs::TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => return Ok(file),
-            Err(fs::TryLockError::Error(e)) => return Err(error(&e)),
-            Err(fs::TryLockError::WouldBlock) if start.elapsed() > LOCK_PATIENCE => {
-                return Err(Error::failed(format!("{} is locked by another run of capatch", directory.display()))
-                    .hint("wait for it to end, then try again"));
+            Err(fs::TryLockError::Error(e)) => return Err(Error::io(format!("cannot lock {}", path.display()), &e)),
+            Err(fs::TryLockError::WouldBlock) if start.elapsed() > patience => {
+                let message = format!("{} is locked by {}", path.display(), holder(&file));
+                return Err(Error::failed(message)
+                    .hint("wait for it to end, or end it: the lock goes with it, and nothing is to be removed"));
             }
             Err(fs::TryLockError::WouldBlock) => {
                 // Images of this run take turns too, each for a moment.
                 if !told && start.elapsed() > LOCK_TURN {
-                    tracing::warn!("waiting for another run of capatch to release {}", directory.display());
+                    tracing::warn!("waiting for {} to release {}", holder(&file), path.display());
                     told = true;
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
     }
+}
+
+/// Who has `file` locked, as far as this machine knows: proc_locks(5).
+fn holder(file: &File) -> String {
+    use std::os::unix::fs::MetadataExt;
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let inode = format!(":{}", file.metadata().map_or(0, |metadata| metadata.ino()));
+    let holds = |line: &&str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.get(1) == Some(&"FLOCK") && words.get(5).is_some_and(|file| file.ends_with(&inode))
+    };
+    let process = locks.lines().find(holds).and_then(|line| line.split_whitespace().nth(4));
+    process.map_or("another run of capatch".to_owned(), |process| format!("another run of capatch (process {process})"))
 }
 
 /// Removes what a killed run left behind; never a blob, and never a file that a living run holds.
@@ -150,6 +170,21 @@ pub(super) fn read_limited(path: &Path) -> Result<Option<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // faults.md F5
+    #[test]
+    fn a_lock_that_nobody_gives_back_is_waited_for_no_longer_than_that() {
+        let directory = tempfile::tempdir().unwrap();
+        let held = lock(directory.path()).unwrap();
+        let path = directory.path().join(LOCK);
+        let again = || hold(File::options().write(true).open(&path).unwrap(), &path, Duration::from_millis(100));
+        let error = again().unwrap_err();
+        let process = format!("(process {})", std::process::id());
+        assert!(error.to_string().contains(LOCK) && error.to_string().contains(&process), "{error}");
+        assert!(error.hint_text().unwrap().contains("the lock goes with it"));
+        drop(held);
+        again().unwrap();
+    }
 
     // faults.md F24
     #[test]

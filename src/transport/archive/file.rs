@@ -17,7 +17,7 @@ use crate::blob::{Spool, SpoolWriter};
 use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
 use crate::oci::media_type::Compression;
-use crate::transport::durable::{publish, remove_garbage, temporary};
+use crate::transport::durable::{LOCK_PATIENCE, hold, publish, remove_garbage, temporary};
 
 /// KiB of memory for an xz dictionary; `xz -9` needs 64 MiB.
 const MAX_XZ_MEMORY: u32 = 80 << 10;
@@ -250,8 +250,8 @@ impl Sink {
             Sink::Engine(pipe) => pipe.finish().map(|()| true),
             Sink::File(file, path, old) => {
                 // The directory is locked, and not a file beside the archive, which nobody would ever remove.
-                let directory = File::open(directory_of(&path));
-                let _lock = directory.map(|directory| directory.lock().map(|()| directory));
+                let directory = directory_of(&path);
+                let _lock = File::open(&directory).ok().map(|it| hold(it, &directory, LOCK_PATIENCE)).transpose()?;
                 let now = Identity::at(&path);
                 if now != old && now.is_some_and(|now| !now.is_empty_file()) {
                     return Ok(false);
