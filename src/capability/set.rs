@@ -55,6 +55,10 @@ const MAX: u8 = 64;
 pub struct Capability(u8);
 
 impl Capability {
+    /// `cap_chown`, to change the owner of a file.
+    pub const CHOWN: Capability = Capability(0);
+    /// `cap_setfcap`, to put capabilities on a file.
+    pub const SETFCAP: Capability = Capability(31);
     /// `cap_setuid`, to become another user.
     pub const SETUID: Capability = Capability(7);
     /// `cap_net_bind_service`, to bind a port below 1024.

@@ -1,16 +1,143 @@
 //! `capatch doctor`.
 
-use super::{Common, explain};
-use crate::error::Result;
+use std::fmt::Write;
 
-/// Say what an error in a log means, and what to do
+use serde::Serialize;
+
+use super::patch::profiles;
+use super::{Common, Opened, bars, explain, parse_platform, parse_reference};
+use crate::doctor::{self, Examination, Fate, Finding, Level, Options};
+use crate::error::{Error, Kind, Result, printable};
+use crate::oci::platform::Platform;
+use crate::oci::reference::Reference;
+use crate::profile::Profile;
+
+/// Tell whether an image will start and bind its ports, before anybody runs it
+///
+/// Reads the image, follows its start chain without executing anything, and says what the kernel will make of it in the usual
+/// ways to run it. Exit code 8 if something breaks it.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
+    /// NAME[:TAG|@DIGEST] in a registry, or oci:DIR[:TAG|@DIGEST]
+    #[arg(value_parser = parse_reference, required_unless_present = "explain")]
+    image: Option<Reference>,
+    /// Only these platforms
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',', value_parser = parse_platform)]
+    platform: Vec<Platform>,
+    /// What to assume about the image
+    #[arg(long, value_name = "NAME", default_value = "kong", value_parser = profiles())]
+    profile: &'static Profile,
+    /// The program that binds the ports, instead of the profile's
+    #[arg(long, value_name = "PATH")]
+    file: Option<String>,
     /// Explain this text, one line or many, as a log has it; - is standard input
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    explain: String,
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["image", "platform", "file"])]
+    explain: Option<String>,
 }
 
-pub(super) fn run(arguments: &Arguments, common: &Common) -> Result<()> {
-    explain::run(&arguments.explain, common)
+#[derive(Serialize)]
+struct Report {
+    image: String,
+    digest: String,
+    /// Each for one platform, or for several of which the same is true.
+    images: Vec<Examined>,
+}
+
+#[derive(Serialize)]
+struct Examined {
+    platforms: Vec<String>,
+    digests: Vec<String>,
+    #[serde(flatten)]
+    examination: Examination,
+}
+
+pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
+    let reference = match (&arguments.explain, &arguments.image) {
+        (Some(text), _) => return explain::run(text, common),
+        (None, Some(reference)) => reference,
+        (None, None) => return Err(Error::usage("no image is named").hint("capatch doctor IMAGE")),
+    };
+    let progress = bars::bars(common);
+    let Opened { place, root, tree, images } = Opened::new(reference, &arguments.platform, common).await?;
+    let options = Options {
+        profile: arguments.profile,
+        file: arguments.file.clone(),
+        image: reference.to_string(),
+        limits: common.limits(),
+    };
+    let mut report =
+        Report { image: reference.to_string(), digest: root.descriptor.digest.to_string(), images: Vec::new() };
+    let linux: Vec<_> = images.iter().filter(|image| image.platform.os == "linux").collect();
+    if linux.is_empty() {
+        return Err(Error::content("there is no Linux image in it").context(reference));
+    }
+    for image in linux {
+        let examination = doctor::examine(&place, &tree, image, &options, &[], &progress)
+            .await
+            .map_err(|e| e.context(&image.platform).context(reference))?;
+        let (platform, digest) = (image.platform.to_string(), image.descriptor.digest.to_string());
+        match report.images.iter_mut().find(|known| known.examination == examination) {
+            Some(known) => {
+                known.platforms.push(platform);
+                known.digests.push(digest);
+            }
+            None => report.images.push(Examined { platforms: vec![platform], digests: vec![digest], examination }),
+        }
+    }
+    common.output().result(&report, &text(&report))?;
+    let findings = report.images.iter().flat_map(|image| &image.examination.findings);
+    match findings.filter(|finding| finding.level == Level::Breaks).count() {
+        0 => Ok(()),
+        count => Err(Error::new(
+            Kind::Findings,
+            format!("{count} finding{} that break{} it", s(count), if count == 1 { "s" } else { "" }),
+        )
+        .context(reference)),
+    }
+}
+
+fn s(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail. Everything from the image is made printable, for it may drive a terminal.
+    for Examined { platforms, examination, .. } in &report.images {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        let _ = writeln!(text, "{}: {}", printable(&platforms.join(", ")), printable(&examination.verdict));
+        describe(&mut text, examination);
+    }
+    text
+}
+
+fn describe(text: &mut String, examination: &Examination) {
+    let Examination { program, capabilities, start, containers, findings, .. } = examination;
+    let capabilities = capabilities.as_deref().unwrap_or("no capabilities");
+    let _ = writeln!(text, "  program  {} ({capabilities})", printable(program));
+    for (at, step) in start.iter().enumerate() {
+        let _ = writeln!(text, "  {:<8} {}", if at == 0 { "start" } else { "" }, printable(step));
+    }
+    text.push('\n');
+    let width = containers.iter().map(|fate| fate.name.chars().count()).max().unwrap_or(0);
+    for Fate { name, outcome, .. } in containers {
+        let _ = writeln!(text, "  {:<width$}  {}", printable(name), printable(&outcome.brief()));
+    }
+    for Finding { code, level, place, what, why, fix } in findings {
+        let level = match level {
+            Level::Note => "note",
+            Level::Warning => "warning",
+            Level::Breaks => "breaks",
+        };
+        let _ = writeln!(text, "\n{level}[{code}] {}\n  {}", printable(place), printable(what));
+        let _ = writeln!(text, "  why: {}", printable(why));
+        if let Some(fix) = fix {
+            let _ = writeln!(text, "  fix:");
+            for line in fix.lines() {
+                let _ = writeln!(text, "    {}", printable(line));
+            }
+        }
+    }
 }

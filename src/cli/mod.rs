@@ -71,8 +71,8 @@ enum Command {
     Getcap(getcap::Arguments),
     Verify(verify::Arguments),
     Inspect(inspect::Arguments),
+    Doctor(Box<doctor::Arguments>),
     K8s(Box<k8s::Arguments>),
-    Doctor(doctor::Arguments),
 }
 
 /// What every command takes.
@@ -249,8 +249,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Command::Getcap(command) => getcap::run(command, common).await,
                 Command::Verify(command) => verify::run(command, common).await,
                 Command::Inspect(command) => inspect::run(command, common).await,
+                Command::Doctor(command) => doctor::run(command, common).await,
                 Command::K8s(command) => k8s::run(command, common).await,
-                Command::Doctor(command) => doctor::run(command, common),
             }
         };
         tokio::select! {

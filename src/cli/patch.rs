@@ -199,7 +199,7 @@ fn parse_capabilities(text: &str) -> Result<FileCapabilities, String> {
     text.parse().map_err(with_hint)
 }
 
-fn profiles() -> impl TypedValueParser<Value = &'static Profile> {
+pub(super) fn profiles() -> impl TypedValueParser<Value = &'static Profile> {
     let values = PROFILES.iter().map(|profile| PossibleValue::new(profile.name).help(profile.about));
     PossibleValuesParser::new(values).try_map(|name| Profile::named(&name))
 }

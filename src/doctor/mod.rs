@@ -4,13 +4,34 @@
 //! any of them, the rules of execve(2) ([`capability`](crate::capability)) say what is left of the capabilities at
 //! its end, and whatever goes wrong becomes a [`Finding`]. What went wrong already is told from the log by [`explain`].
 
+mod builtin;
+mod checks;
+mod condition;
 mod container;
+mod dynamic;
+mod effect;
+mod examine;
+mod expand;
 mod explain;
+mod facts;
+mod files;
+mod findings;
+mod judge;
+mod outcome;
+mod script;
+mod shell;
+mod start;
+mod users;
+mod ways;
+mod wrapper;
 
 use serde::Serialize;
 
 pub use container::{Command, Container, DEFAULT_CAPABILITIES, Role, Variable};
+pub use examine::{Examination, Fate, Options, examine};
 pub use explain::{Explanation, explain};
+pub use facts::Listen;
+pub use outcome::{Cause, Outcome};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

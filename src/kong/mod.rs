@@ -2,6 +2,7 @@
 //!
 //! [`listen`] reads `KONG_PROXY_LISTEN`, [`ports`] rewrites it, and [`Version`] is the `KONG_VERSION` of an image.
 
+pub mod entrypoint;
 pub mod listen;
 pub mod ports;
 mod version;

@@ -19,7 +19,6 @@ const LEFT_OUT: u64 = 12;
 const MAX_LATE: usize = 1000;
 
 /// What is worth keeping.
-#[derive(Default)]
 pub(super) struct Interest {
     /// Base names: files with other ones are left out.
     pub(super) names: HashSet<Vec<u8>>,
@@ -27,6 +26,14 @@ pub(super) struct Interest {
     pub(super) paths: HashSet<Vec<u8>>,
     /// Directories whose files are kept, for hints.
     pub(super) directories: HashSet<Vec<u8>>,
+    /// Bytes from the start of a file that are kept.
+    pub(super) most: u64,
+}
+
+impl Default for Interest {
+    fn default() -> Self {
+        Interest { names: HashSet::new(), paths: HashSet::new(), directories: HashSet::new(), most: u64::MAX }
+    }
 }
 
 impl Interest {
@@ -353,8 +360,11 @@ impl Scan<'_> {
         let mut content = None;
         if entry.kind == Kind::File && !entry.sparse {
             let mut spool = SpoolWriter::new()?;
+            let mut left = self.interest.most;
             entries.content().for_each_chunk(|chunk| {
-                spool.write_all(chunk).map_err(|e| Error::io("a temporary file", &e).hint("is TMPDIR full?"))
+                let kept = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                left -= kept as u64;
+                spool.write_all(&chunk[..kept]).map_err(|e| Error::io("a temporary file", &e).hint("is TMPDIR full?"))
             })?;
             content = Some(spool.finish());
         }

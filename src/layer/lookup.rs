@@ -43,7 +43,7 @@ pub struct Found {
     pub entry: Entry,
     /// Its parent directories from the top, without the root.
     pub parents: Vec<Parent>,
-    /// Its bytes.
+    /// Its bytes; see [`Stack::keep_at_most`].
     pub content: Spool,
     /// Other names of the same file, which will keep what is replaced here.
     pub other_names: Vec<Vec<u8>>,
@@ -182,6 +182,11 @@ where
         for path in paths {
             self.view.interest.want(&path::normalise(path));
         }
+    }
+
+    /// Cuts what [`Found::content`] has of larger files to so many bytes from the start; [`Entry::size`] stays.
+    pub fn keep_at_most(&mut self, bytes: u64) {
+        self.view.interest.most = bytes;
     }
 
     /// How often each layer was read so far, bottom first.

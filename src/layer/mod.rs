@@ -20,4 +20,4 @@ pub use cache::Cache;
 #[cfg(test)]
 mod agreement;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::oci::platform::Platform;
 
 /// Bytes of the file that [`check`] looks at.
-pub(super) const HEAD: usize = 64;
+pub(crate) const HEAD: usize = 64;
 
 /// (architecture, machine, 64 bit, little endian)
 const MACHINES: [(&str, u16, bool, bool); 12] = [
@@ -26,7 +26,7 @@ const MACHINES: [(&str, u16, bool, bool); 12] = [
 
 /// Refuses what the kernel would not execute on `platform`: scripts (their capabilities are ignored, the interpreter's
 /// count), anything that is not ELF, and programs for another machine. `head` is the first [`HEAD`] bytes of the file.
-pub(super) fn check(head: &[u8], platform: &Platform) -> Result<()> {
+pub(crate) fn check(head: &[u8], platform: &Platform) -> Result<()> {
     if head.starts_with(b"#!") {
         let line: Vec<u8> = head[2..].iter().copied().take_while(|b| *b != b'\n').collect();
         return Err(Error::content(format!(

@@ -5,7 +5,7 @@
 
 mod apply;
 mod edit;
-mod elf;
+pub(crate) mod elf;
 mod file;
 mod plan;
 mod record;

@@ -1,0 +1,170 @@
+//! What a program asks of the dynamic linker: elf(5), `PT_INTERP` and the run paths of `PT_DYNAMIC`.
+
+use std::io::Read;
+
+use crate::blob::Spool;
+
+/// Program headers that are looked at.
+const MAX_HEADERS: u64 = 128;
+/// Bytes of the dynamic section, and of one text.
+const MAX_SECTION: u64 = 64 << 10;
+const MAX_TEXT: u64 = 4096;
+
+const PT_LOAD: u64 = 1;
+const PT_DYNAMIC: u64 = 2;
+const PT_INTERP: u64 = 3;
+const DT_STRTAB: u64 = 5;
+const DT_RPATH: u64 = 15;
+const DT_RUNPATH: u64 = 29;
+
+/// What was found; nothing of it if the program is static.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Dynamic {
+    /// The dynamic linker.
+    pub interpreter: Option<String>,
+    /// `DT_RUNPATH` and `DT_RPATH`, as written.
+    pub run_paths: Vec<String>,
+}
+
+struct Elf<'a> {
+    content: &'a Spool,
+    wide: bool,
+    little: bool,
+}
+
+struct Segment {
+    kind: u64,
+    offset: u64,
+    address: u64,
+    size: u64,
+}
+
+/// Reads it; nothing if the file is no ELF file, or one that does not keep to the rules.
+pub(super) fn dynamic(content: &Spool) -> Option<Dynamic> {
+    let mut head = [0; 64];
+    content.reader(0).read_exact(&mut head).ok()?;
+    if !head.starts_with(b"\x7fELF") {
+        return None;
+    }
+    let elf = Elf { content, wide: head[4] == 2, little: head[5] == 1 };
+    let segments = elf.segments()?;
+    let mut found = Dynamic::default();
+    if let Some(segment) = segments.iter().find(|segment| segment.kind == PT_INTERP) {
+        found.interpreter = Some(elf.text(segment.offset)?);
+    }
+    let Some(section) = segments.iter().find(|segment| segment.kind == PT_DYNAMIC) else { return Some(found) };
+    let word = if elf.wide { 8 } else { 4 };
+    let bytes = elf.bytes(section.offset, section.size.min(MAX_SECTION))?;
+    let mut entries = Vec::new();
+    for pair in bytes.chunks_exact(2 * word) {
+        let (tag, value) = (elf.number(&pair[..word]), elf.number(&pair[word..]));
+        if tag == 0 {
+            break;
+        }
+        entries.push((tag, value));
+    }
+    let table = entries.iter().find(|(tag, _)| *tag == DT_STRTAB).map(|(_, address)| *address);
+    let Some(table) = table else { return Some(found) };
+    let load = segments.iter().find(|segment| {
+        segment.kind == PT_LOAD && table.checked_sub(segment.address).is_some_and(|within| within < segment.size)
+    })?;
+    let table = load.offset.checked_add(table - load.address)?;
+    for (_, at) in entries.iter().filter(|(tag, _)| matches!(*tag, DT_RPATH | DT_RUNPATH)) {
+        found.run_paths.push(elf.text(table.checked_add(*at)?)?);
+    }
+    Some(found)
+}
+
+impl Elf<'_> {
+    fn bytes(&self, offset: u64, size: u64) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.content.reader(offset).take(size).read_to_end(&mut bytes).ok()?;
+        (bytes.len() as u64 == size).then_some(bytes)
+    }
+
+    /// A text that ends with NUL.
+    fn text(&self, offset: u64) -> Option<String> {
+        let mut bytes = Vec::new();
+        self.content.reader(offset).take(MAX_TEXT).read_to_end(&mut bytes).ok()?;
+        let end = bytes.iter().position(|byte| *byte == 0)?;
+        Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
+    }
+
+    fn number(&self, bytes: &[u8]) -> u64 {
+        let add = |number: u64, byte: &u8| number << 8 | u64::from(*byte);
+        if self.little { bytes.iter().rev().fold(0, add) } else { bytes.iter().fold(0, add) }
+    }
+
+    fn segments(&self) -> Option<Vec<Segment>> {
+        let (at, size, count) = if self.wide { (32, 54, 56) } else { (28, 42, 44) };
+        let word = if self.wide { 8 } else { 4 };
+        let start = self.number(&self.bytes(at, word)?);
+        let each = self.number(&self.bytes(size, 2)?);
+        let count = self.number(&self.bytes(count, 2)?).min(MAX_HEADERS);
+        // Offsets of p_offset, p_vaddr and p_filesz in a program header.
+        let members: [usize; 3] = if self.wide { [8, 16, 32] } else { [4, 8, 16] };
+        if each < if self.wide { 56 } else { 32 } {
+            return None;
+        }
+        let mut segments = Vec::new();
+        for index in 0..count {
+            let header = self.bytes(start.checked_add(index * each)?, each.min(64))?;
+            let word = word as usize;
+            let member = |at: usize| header.get(at..at + word).map(|bytes| self.number(bytes));
+            let [offset, address, size] = members;
+            segments.push(Segment {
+                kind: self.number(header.get(..4)?),
+                offset: member(offset)?,
+                address: member(address)?,
+                size: member(size)?,
+            });
+        }
+        Some(segments)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A 64-bit little endian program of these segments: kind, content.
+    fn program(segments: &[(u32, &[u8])]) -> Vec<u8> {
+        let mut elf = vec![0; 64];
+        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        elf[32..40].copy_from_slice(&64_u64.to_le_bytes());
+        elf[54..56].copy_from_slice(&56_u16.to_le_bytes());
+        elf[56..58].copy_from_slice(&(segments.len() as u16).to_le_bytes());
+        let mut at = 64 + 56 * segments.len() as u64;
+        for (kind, content) in segments {
+            elf.extend(kind.to_le_bytes());
+            elf.extend([0; 4]);
+            for word in [at, 0x40_0000, 0, content.len() as u64, 0, 0] {
+                elf.extend(word.to_le_bytes());
+            }
+            at += content.len() as u64;
+        }
+        segments.iter().for_each(|(_, content)| elf.extend(*content));
+        elf
+    }
+
+    #[test]
+    fn run_paths_are_read() {
+        let dynamic_section: Vec<u8> = [(DT_STRTAB, 0x40_0001_u64), (DT_RUNPATH, 4), (0, 0)]
+            .iter()
+            .flat_map(|(t, v)| [t.to_le_bytes(), v.to_le_bytes()].concat())
+            .collect();
+        let elf = program(&[(1, b"xabc\0$ORIGIN/../lib\0"), (2, &dynamic_section), (3, b"/lib/ld-musl-x86_64.so.1\0")]);
+        let read = |bytes: &[u8]| dynamic(&Spool::from_reader(&mut &bytes[..]).unwrap());
+        let found = read(&elf).unwrap();
+        assert_eq!(found.interpreter.as_deref(), Some("/lib/ld-musl-x86_64.so.1"));
+        assert_eq!(found.run_paths, ["$ORIGIN/../lib"]);
+        assert_eq!(read(&program(&[(1, b"x")])), Some(Dynamic::default()));
+        for length in 0..elf.len() {
+            let _ = read(&elf[..length]);
+            let mut broken = elf.clone();
+            broken[length] ^= 0xff;
+            let _ = read(&broken);
+        }
+        assert_eq!(read(b"#!/bin/sh\n"), None);
+    }
+}

@@ -1,0 +1,259 @@
+//! The whole examination of one image.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::container::{Container, Variable};
+use super::facts::{Facts, Listen};
+use super::files::{Files, Open};
+use super::judge::{Judged, judge};
+use super::outcome::{NODE_PORT_START, Outcome};
+use super::start::{Action, End, Run, Step};
+use super::{Finding, Level, checks, findings, ways};
+use crate::error::{Error, Result};
+use crate::image::{Image, Node};
+use crate::kong::ports::low_ports;
+use crate::limits::Limits;
+use crate::oci::config::ImageConfig;
+use crate::oci::platform::Platform;
+use crate::profile::Profile;
+use crate::progress::{Progress, WatchedReader};
+use crate::transport::{Place, blocking};
+
+/// What to look at.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What we know about the program.
+    pub profile: &'static Profile,
+    /// The program, instead of the profile's.
+    pub file: Option<String>,
+    /// The image as the user wrote it, for what is to be typed.
+    pub image: String,
+    /// What the image may take up.
+    pub limits: Limits,
+}
+
+/// What was found out about one image, for one platform.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Examination {
+    /// In one sentence, about the first of `containers`, or the first of them that does not work.
+    pub verdict: String,
+    /// The program that binds the ports: its real path.
+    pub program: String,
+    /// Its capabilities in the words of getcap(8), if it has some that can be read.
+    pub capabilities: Option<String>,
+    /// `USER` of the image; empty if it has none.
+    pub user: String,
+    /// Where it listens by itself.
+    pub listen: Listen,
+    /// What is executed one after the other, as far as it matters.
+    pub start: Vec<String>,
+    /// The containers that were asked for, or the standard ways to run it.
+    pub containers: Vec<Fate>,
+    /// What is wrong, worst first.
+    pub findings: Vec<Finding>,
+}
+
+/// What becomes of one container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fate {
+    /// What it is called.
+    pub name: String,
+    /// `FILE:LINE`, if a file says it.
+    pub place: String,
+    /// What becomes of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// The same in a few words.
+    pub words: String,
+}
+
+/// Examines `image`, which was read from `place` and is part of `tree`; without `containers`, in the standard ways to run it.
+///
+/// # Errors
+/// The program is not in the image; a layer cannot be read or was refused; nonsense in the config.
+pub async fn examine(
+    place: &Place,
+    tree: &Node,
+    image: &Image,
+    options: &Options,
+    containers: &[Container],
+    progress: &Arc<dyn Progress>,
+) -> Result<Examination> {
+    let (place, source, options) = (place.clone(), image.clone(), options.clone());
+    let (containers, progress) = (containers.to_vec(), progress.clone());
+    let mut examination = blocking(move || {
+        let layers = source.layers()?;
+        let handle = tokio::runtime::Handle::current();
+        let descriptors: Vec<_> = layers.iter().map(|layer| layer.descriptor.clone()).collect();
+        let open: Open<'_> = Box::new(move |layer| {
+            let descriptor =
+                descriptors.get(layer).ok_or_else(|| Error::failed("internal error: there is no such layer"))?;
+            let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
+            Ok(Box::new(WatchedReader::new(handle.block_on(place.reader(descriptor))?, bar)))
+        });
+        let mut files = Files::new(layers, options.limits, open);
+        examine_files(&mut files, &source.config, &source.platform, &options, &containers)
+    })
+    .await?;
+    examination.findings.extend(attestations(tree, image));
+    examination.findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    Ok(examination)
+}
+
+/// What describes this image in its index, and nothing that is made from it.
+fn attestations(tree: &Node, image: &Image) -> Option<Finding> {
+    let digest = image.descriptor.digest.to_string();
+    let count =
+        tree.manifests().iter().filter(|(descriptor, _)| descriptor.attests().as_deref() == Some(&digest)).count();
+    (count > 0).then(|| Finding {
+        code: "attestations",
+        level: Level::Note,
+        place: "index".to_owned(),
+        what: format!(
+            "{count} attestation{} of the image would not be of the patched one",
+            if count == 1 { "" } else { "s" }
+        ),
+        why: "attestations and signatures are about a digest; a patched image has another one and inherits none"
+            .to_owned(),
+        fix: None,
+    })
+}
+
+fn examine_files(
+    files: &mut Files<'_>,
+    config: &ImageConfig,
+    platform: &Platform,
+    options: &Options,
+    containers: &[Container],
+) -> Result<Examination> {
+    let facts = Facts::read(files, config, platform, options.profile, options.file.as_deref())?;
+    let standard = containers.is_empty();
+    let containers = if standard { ways::standard() } else { containers.to_vec() };
+    let mut found = Vec::new();
+    let mut fates = Vec::new();
+    let mut start = Vec::new();
+    for (at, container) in containers.into_iter().enumerate() {
+        let container = if standard { with_low_ports(&facts, container) } else { container };
+        let judged = judge(&facts, files, &container)?;
+        if at == 0 {
+            start = judged.runs.first().map(|run| words(run, &facts.target.path)).unwrap_or_default();
+        }
+        // Of the standard ways only the first is what people are taken to want.
+        if !standard || at == 0 {
+            found.extend(of_container(&facts, options, &container, &judged));
+        }
+        let Container { name, place, .. } = container;
+        fates.push(Fate { name, place, words: judged.outcome.to_string(), outcome: judged.outcome });
+    }
+    let mut all = found;
+    all.extend(checks::image(&facts, files)?);
+    let mut unique: Vec<Finding> = Vec::new();
+    for finding in all {
+        if !unique.iter().any(|known| known.code == finding.code && known.place == finding.place) {
+            unique.push(finding);
+        }
+    }
+    Ok(Examination {
+        verdict: verdict(&fates, standard),
+        program: facts.path(),
+        capabilities: facts.capabilities.as_ref().and_then(|read| read.as_ref().ok()).map(ToString::to_string),
+        user: facts.user.clone(),
+        listen: facts.listen(&facts.env),
+        start,
+        containers: fates,
+        findings: unique,
+    })
+}
+
+/// The verdict is about the first of the standard ways; of containers that somebody wrote, about the first that fails.
+fn verdict(fates: &[Fate], standard: bool) -> String {
+    let bad = fates.iter().find(|fate| fate.outcome.is_bad()).filter(|_| !standard);
+    let about = bad.or(fates.first());
+    match about {
+        Some(Fate { outcome: Outcome::NotNeeded { .. }, words, .. }) => {
+            format!("the patch is not needed here: it {words}")
+        }
+        Some(fate) if standard || fates.len() == 1 => fate.words.clone(),
+        Some(fate) => format!("{}: {}", fate.name, fate.words),
+        None => "nothing to run".to_owned(),
+    }
+}
+
+/// The question is whether it could have low ports: the container says that it wants them.
+fn with_low_ports(facts: &Facts, mut container: Container) -> Container {
+    let listen = facts.listen(&facts.env);
+    if let (Some(variable), None) = (&listen.variable, &listen.error)
+        && !listen.ports.iter().any(|port| *port < NODE_PORT_START)
+    {
+        let value = low_ports(&listen.value).unwrap_or_else(|_| "0.0.0.0:80, 0.0.0.0:443 ssl".to_owned());
+        container.env.push(Variable { place: container.place.clone(), name: variable.clone(), value: Some(value) });
+    }
+    container
+}
+
+fn of_container(facts: &Facts, options: &Options, container: &Container, judged: &Judged) -> Vec<Finding> {
+    let mut found: Vec<Finding> = Vec::new();
+    found.extend(findings::of_outcome(facts, &options.image, container, &judged.outcome));
+    for (command, outcome) in &judged.broken {
+        if let Some(finding) = findings::of_outcome(facts, &options.image, container, outcome) {
+            let what = format!("{}: {}", command.what, finding.what);
+            found.push(Finding { what, place: command.place.clone(), ..finding });
+        }
+    }
+    if let Some(place) = &judged.may_end {
+        found.push(Finding {
+            code: "may-end",
+            level: Level::Note,
+            place: place.clone(),
+            what: "its start script may end there before the program starts".to_owned(),
+            why: "that depends on files, programs or variables that are there only when it runs".to_owned(),
+            fix: None,
+        });
+    }
+    found
+}
+
+/// The steps that matter, for people.
+fn words(run: &Run, target: &[u8]) -> Vec<String> {
+    let mut lines = Vec::new();
+    tell(&run.steps, target, "", &mut lines);
+    lines.push(match &run.end {
+        End::Runs { path, serves: true } => format!("{path} serves"),
+        End::Runs { path, serves: false } => format!("{path} runs"),
+        End::Exits { place, .. } => format!("{place} ends"),
+        End::Fails { place, error } => format!("{place} fails: {error}"),
+        End::Unknown { place, why } => format!("{place}: {why}"),
+    });
+    lines
+}
+
+fn tell(steps: &[Step], target: &[u8], indent: &str, lines: &mut Vec<String>) {
+    for step in steps {
+        let place = &step.place;
+        match &step.action {
+            Action::Exec { shown, .. } => lines.push(format!("{indent}{place} executes {shown}")),
+            Action::User(user) => {
+                lines.push(format!(
+                    "{indent}{place} becomes user {}",
+                    user.name.clone().unwrap_or_else(|| user.uid.to_string())
+                ));
+            }
+            Action::Child { steps, .. } => {
+                let executes =
+                    |step: &Step| matches!(&step.action, Action::Exec { program, .. } if program.path == target);
+                if steps.iter().any(executes) {
+                    lines.push(format!("{indent}{place} runs the program in another process"));
+                }
+            }
+            Action::SetCapabilities(text) => {
+                let text = text.clone().unwrap_or_else(|| "-r".to_owned());
+                lines.push(format!("{indent}{place} runs setcap {}", super::start::shown(&text)));
+            }
+            Action::ChangeOwner(command) | Action::Write(command) => {
+                lines.push(format!("{indent}{place} runs {command}"))
+            }
+        }
+    }
+}

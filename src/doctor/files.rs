@@ -1,0 +1,120 @@
+//! The files of an image, as far as somebody asks for them.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::rc::Rc;
+
+use crate::archive::entry::Kind;
+use crate::archive::path;
+use crate::error::{Error, Result};
+use crate::layer::Cache;
+use crate::layer::lookup::{FindError, Found, LayerSource, Stack};
+use crate::limits::Limits;
+
+/// Bytes that are kept of one file: enough for the dynamic section of a large program.
+const MAX_KEPT: u64 = 64 << 20;
+/// Bytes of a script, of `/etc/passwd` and of `/etc/group` that are looked into.
+pub(super) const MAX_TEXT: u64 = 1 << 20;
+
+/// Gives the raw blob of the layer with a number, from 0 at the bottom.
+pub(super) type Open<'a> = Box<dyn FnMut(usize) -> Result<Box<dyn Read>> + 'a>;
+
+/// The merged view of an image; what was found once is remembered.
+pub(super) struct Files<'a> {
+    stack: Stack<Open<'a>>,
+    known: HashMap<Vec<u8>, Option<Rc<Found>>>,
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn new(layers: Vec<LayerSource>, limits: Limits, open: Open<'a>) -> Self {
+        // Its own: what is kept here is not the whole of a file.
+        let mut stack = Stack::new(layers, limits, &Cache::default(), open);
+        stack.keep_at_most(MAX_KEPT);
+        Files { stack, known: HashMap::new() }
+    }
+
+    /// Says that these paths will be asked for, so that one scan of a layer serves them all.
+    pub(super) fn expect<'p>(&mut self, paths: impl IntoIterator<Item = &'p str>) {
+        self.stack.expect(paths.into_iter().map(str::as_bytes));
+    }
+
+    /// The regular file at `path`, symbolic links followed; nothing if something else is there, or nothing at all.
+    ///
+    /// # Errors
+    /// A layer that cannot be read, or was refused.
+    pub(super) fn file(&mut self, path: &str) -> Result<Option<Rc<Found>>> {
+        let key = path::normalise(path.as_bytes());
+        if let Some(known) = self.known.get(&key) {
+            return Ok(known.clone());
+        }
+        let found = match self.stack.find(path.as_bytes()) {
+            Ok(found) => Some(Rc::new(found)),
+            Err(FindError::Layer(error)) => return Err(error),
+            Err(_) => None,
+        };
+        self.known.insert(key, found.clone());
+        Ok(found)
+    }
+
+    /// What is at `path`, symbolic links followed.
+    pub(super) fn kind(&mut self, path: &str) -> Result<Option<Kind>> {
+        match self.stack.entry(path.as_bytes()) {
+            Ok(entry) => Ok(Some(entry.kind)),
+            Err(FindError::Layer(error)) => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The real path of what is at `path`, without the slash in front.
+    pub(super) fn real(&mut self, path: &str) -> Result<Option<Vec<u8>>> {
+        match self.stack.entry(path.as_bytes()) {
+            Ok(entry) => Ok(Some(entry.path)),
+            Err(FindError::Layer(error)) => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Why there is no regular file at `path`, in a sentence.
+    pub(super) fn why_not(&mut self, path: &str) -> Error {
+        match self.stack.find(path.as_bytes()) {
+            Ok(_) => Error::failed("internal error: it is there"),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// What a shell or runtime executes for `name`: the file itself if there is a slash in it, else the first one on `search`
+    /// (`PATH`). Only executable files count on the way, as for execvp(3).
+    pub(super) fn program(&mut self, name: &str, search: &str, directory: &str) -> Result<Option<(String, Rc<Found>)>> {
+        let candidates: Vec<String> = match name.contains('/') {
+            true if name.starts_with('/') => vec![name.to_owned()],
+            true => vec![format!("{directory}/{name}")],
+            false => search.split(':').filter(|d| d.starts_with('/')).map(|d| format!("{d}/{name}")).collect(),
+        };
+        self.expect(candidates.iter().map(String::as_str));
+        let mut other = None;
+        for candidate in candidates {
+            match self.file(&candidate)? {
+                Some(file) if file.entry.mode & 0o111 != 0 => return Ok(Some((candidate, file))),
+                Some(file) => other = other.or(Some((candidate, file))),
+                None => {}
+            }
+        }
+        Ok(other)
+    }
+}
+
+/// The first bytes of a file.
+pub(super) fn head(file: &Found, bytes: usize) -> Result<Vec<u8>> {
+    let mut head = Vec::new();
+    let mut start = file.content.reader(0).take(bytes as u64);
+    start.read_to_end(&mut head).map_err(|e| Error::io("a temporary file", &e))?;
+    Ok(head)
+}
+
+/// A whole text file; nothing if it is larger than [`MAX_TEXT`]. Bytes that are no UTF-8 are replaced.
+pub(super) fn text(file: &Found) -> Result<Option<String>> {
+    if file.entry.size > MAX_TEXT {
+        return Ok(None);
+    }
+    Ok(Some(String::from_utf8_lossy(&head(file, MAX_TEXT as usize)?).into_owned()))
+}

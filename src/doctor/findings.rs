@@ -1,0 +1,164 @@
+//! An outcome as a finding: what will be seen, why, and what mends it.
+
+use super::container::{Container, Role};
+use super::facts::Facts;
+use super::outcome::{Cause, Outcome, and_list};
+use super::{Finding, Level};
+
+/// The container's `securityContext` with which a patched Kong has its ports.
+const WORKS: &str = "securityContext:
+  allowPrivilegeEscalation: true
+  capabilities:
+    drop: [ALL]
+    add: [NET_BIND_SERVICE]";
+
+/// What is wrong with a container of `image`; nothing if it does what it should.
+pub(super) fn of_outcome(facts: &Facts, image: &str, container: &Container, outcome: &Outcome) -> Option<Finding> {
+    let place = |in_image: &str| match container.image.is_empty() {
+        true => in_image.to_owned(),
+        false => container.place.clone(),
+    };
+    let path = facts.path();
+    match outcome {
+        Outcome::CannotBind { ports, error, cause, .. } => {
+            let (code, why, fix) = explain(facts, image, container, cause);
+            let what = format!("it starts, and cannot bind {}: {error}", and_list(ports));
+            Some(Finding { code, level: Level::Breaks, place: place(&path), what, why, fix })
+        }
+        Outcome::CannotStart { place: at, error, cause } => {
+            let (code, why, fix) = explain(facts, image, container, cause);
+            let (what, at) = (format!("it does not start: {error}"), place(at));
+            Some(Finding { code, level: Level::Breaks, place: at, what, why, fix })
+        }
+        Outcome::Ends { place: at } if container.role == Role::Main => Some(Finding {
+            code: "ends",
+            level: Level::Breaks,
+            place: place(at),
+            what: "it ends without starting the program".to_owned(),
+            why: format!("{path} is not executed on the way that its start takes to {at}"),
+            fix: None,
+        }),
+        Outcome::DoesNotServe { program } if container.role == Role::Main => Some(Finding {
+            code: "does-not-serve",
+            level: Level::Warning,
+            place: place("ENTRYPOINT"),
+            what: format!("it executes {program} and does not serve with {path}"),
+            why: "its capability counts for the program alone that has it; what this one executes is not looked into".to_owned(),
+            fix: Some("name the program that binds the ports with --file".to_owned()).filter(|_| *program != path),
+        }),
+        Outcome::Unknown { place: at, why } => Some(Finding {
+            code: "not-followed",
+            level: Level::Warning,
+            place: place(at),
+            what: format!("whether it starts cannot be told: {at}: {why}"),
+            why: "start scripts are read and not run; what depends on files, programs or variables that are there only when it \
+                  runs stays open"
+                .to_owned(),
+            fix: None,
+        }),
+        _ => None,
+    }
+}
+
+/// A stable name, the reason, and what mends it.
+fn explain(facts: &Facts, image: &str, container: &Container, cause: &Cause) -> (&'static str, String, Option<String>) {
+    let path = facts.path();
+    let file = if facts.profile.files.concat().contains(&facts.asked.as_str()) {
+        String::new()
+    } else {
+        format!(" --file {}", facts.asked)
+    };
+    let profile =
+        if facts.profile.name == "kong" { String::new() } else { format!(" --profile {}", facts.profile.name) };
+    let patch = |options: &str| Some(format!("capatch patch {image} {}{options}{profile}{file}", destination(image)));
+    let yaml = |text: &str| Some(text.to_owned());
+    match cause {
+        Cause::NoCapability => (
+            "no-capability",
+            format!(
+                "{path} has no capability, and NET_BIND_SERVICE in a securityContext gives users other than root none"
+            ),
+            patch(""),
+        ),
+        Cause::OtherCapabilities { has } => {
+            ("no-capability", format!("{path} has {has}, and not cap_net_bind_service"), patch(""))
+        }
+        Cause::NotEffective { has } => (
+            "not-effective",
+            format!("{path} has {has}: permitted, and not in effect, which the program would have to see to itself"),
+            patch(" --cap cap_net_bind_service=+ep"),
+        ),
+        Cause::ForeignRoot { root_id } => (
+            "foreign-root",
+            format!(
+                "the capability of {path} counts only in user namespaces whose root is user {root_id} (revision 3)"
+            ),
+            patch(" --replace-caps"),
+        ),
+        Cause::Malformed => (
+            "malformed-capability",
+            format!("the value of security.capability on {path} is malformed, so no kernel stores or obeys it"),
+            patch(" --replace-caps"),
+        ),
+        Cause::BoundingSet { missing } => (
+            "bounding-set",
+            format!(
+                "the container may not have {missing}, and the kernel executes no file whose capabilities it cannot give"
+            ),
+            yaml(&format!(
+                "securityContext:\n  capabilities:\n    drop: [ALL]\n    add: [{}]",
+                missing.replace("cap_", "").replace(',', ", ").to_uppercase()
+            )),
+        ),
+        Cause::NoNewPrivileges => (
+            "no-new-privileges",
+            format!(
+                "with allowPrivilegeEscalation: false (no-new-privileges) the kernel gives {path} none of its capabilities"
+            ),
+            yaml(WORKS),
+        ),
+        Cause::UserNamespace => (
+            "user-namespace",
+            "capabilities of a user namespace do not count in the network of the node".to_owned(),
+            yaml("hostUsers: true"),
+        ),
+        Cause::Overwritten { place, has } => (
+            "overwritten",
+            format!("{place} runs setcap, which puts {has} on {path} in place of what it has"),
+            yaml("securityContext:\n  runAsUser: 1000\n  runAsNonRoot: true"),
+        ),
+        Cause::Cleared { place, command } => (
+            "cleared",
+            format!("{place} runs '{command}', which takes the capabilities off {path}"),
+            yaml("securityContext:\n  runAsUser: 1000\n  runAsNonRoot: true"),
+        ),
+        Cause::NotPermitted => (
+            "not-permitted",
+            "the container lacks the capabilities for what its start script does as root".to_owned(),
+            yaml("securityContext:\n  runAsUser: 1000\n  runAsNonRoot: true"),
+        ),
+        Cause::Missing => ("not-executable", "what is to be executed is not there, or is no program".to_owned(), None),
+        Cause::Listen => {
+            ("listen-value", "Kong refuses to start with a listen value that it does not understand".to_owned(), None)
+        }
+        Cause::User if container.run_as_non_root => (
+            "user",
+            "runAsNonRoot is checked against a number, and the image has a name or root".to_owned(),
+            yaml("securityContext:\n  runAsUser: 1000"),
+        ),
+        Cause::User => (
+            "user",
+            "a user or group that is written by name has to be in /etc/passwd or /etc/group of the image".to_owned(),
+            yaml("securityContext:\n  runAsUser: 1000"),
+        ),
+    }
+}
+
+/// A name for the patched image, to be changed by the user.
+fn destination(image: &str) -> String {
+    let name = image.split('@').next().unwrap_or(image);
+    match name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
+        Some((_, tag)) if !tag.is_empty() => format!("{name}-lowport"),
+        _ => format!("{name}:lowport"),
+    }
+}

@@ -1,0 +1,181 @@
+//! One container of an image: followed, walked, judged.
+
+use std::collections::BTreeMap;
+
+use super::container::{Command, Container};
+use super::facts::{Facts, Listen};
+use super::files::Files;
+use super::outcome::{Cause, Outcome, Walk};
+use super::start::{End, Image, Run, Start, UNKNOWN, follow};
+use super::users::User;
+use crate::capability::Process;
+use crate::error::Result;
+use crate::kong::listen;
+
+/// Listen variables beside the profile's own; only ports below 1024 in them matter.
+const OTHER_LISTENERS: [&str; 5] =
+    ["KONG_ADMIN_LISTEN", "KONG_STREAM_LISTEN", "KONG_STATUS_LISTEN", "KONG_ADMIN_GUI_LISTEN", "KONG_CLUSTER_LISTEN"];
+
+/// What is found out about a container.
+pub(super) struct Judged {
+    pub outcome: Outcome,
+    pub runs: Vec<Run>,
+    /// A script may end before the program starts: where.
+    pub may_end: Option<String>,
+    /// Commands in it that do not work, and why not.
+    pub broken: Vec<(Command, Outcome)>,
+}
+
+/// The variables of a container.
+pub(super) fn variables(facts: &Facts, container: &Container) -> BTreeMap<String, String> {
+    let mut env = facts.env.clone();
+    for variable in &container.env {
+        let value = variable.value.as_ref().map_or_else(|| UNKNOWN.to_string(), |value| value.replace(UNKNOWN, ""));
+        env.insert(variable.name.clone(), value);
+    }
+    env
+}
+
+/// What it executes: `command` replaces both of the image's, `args` its `CMD` (Kubernetes API, «Container»).
+fn argv(facts: &Facts, container: &Container) -> Vec<String> {
+    let none: &[String] = &[];
+    let (command, args) = match (&container.command, &container.args) {
+        (Some(command), args) => (&command[..], args.as_deref().unwrap_or(none)),
+        (None, Some(args)) => (&facts.entrypoint[..], &args[..]),
+        (None, None) => (&facts.entrypoint[..], &facts.cmd[..]),
+    };
+    command.iter().chain(args).cloned().collect()
+}
+
+/// Who it starts as, or what the runtime says instead of starting it.
+fn user(facts: &Facts, container: &Container) -> Result<User, String> {
+    let text = container.user.as_deref().unwrap_or(&facts.user);
+    let user = facts.users.resolve(text)?;
+    if container.run_as_non_root {
+        let name = text.split(':').next().unwrap_or_default();
+        if !name.is_empty() && name.parse::<u32>().is_err() {
+            return Err(format!(
+                "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root"
+            ));
+        }
+        if user.uid == 0 {
+            return Err("container has runAsNonRoot and image will run as root".to_owned());
+        }
+    }
+    Ok(user)
+}
+
+pub(super) fn judge(facts: &Facts, files: &mut Files<'_>, container: &Container) -> Result<Judged> {
+    let env = variables(facts, container);
+    let listen = facts.listen(&env);
+    let user = match user(facts, container) {
+        Ok(user) => user,
+        Err(error) => {
+            let outcome = Outcome::CannotStart { place: "USER".to_owned(), error, cause: Cause::User };
+            return Ok(Judged { outcome, runs: Vec::new(), may_end: None, broken: Vec::new() });
+        }
+    };
+    let start = Start {
+        place: if container.command.is_some() { container.place.clone() } else { "ENTRYPOINT".to_owned() },
+        argv: argv(facts, container),
+        env_from: container.env_from,
+        directory: facts.directory.clone(),
+        user,
+        mounts: container.mounts.clone(),
+        env,
+    };
+    let (outcome, runs, may_end) = outcome(facts, files, container, &start, &listen)?;
+    let mut broken = Vec::new();
+    for command in &container.commands {
+        let start = Start { place: command.place.clone(), argv: command.argv.clone(), ..start.clone() };
+        let (outcome, ..) = self::outcome(facts, files, container, &start, &listen)?;
+        if matches!(outcome, Outcome::CannotStart { .. }) {
+            broken.push((command.clone(), outcome));
+        }
+    }
+    Ok(Judged { outcome, runs, may_end, broken })
+}
+
+/// What becomes of a start.
+pub(super) fn outcome(
+    facts: &Facts,
+    files: &mut Files<'_>,
+    container: &Container,
+    start: &Start,
+    listen: &Listen,
+) -> Result<(Outcome, Vec<Run>, Option<String>)> {
+    let mut image = Image { files, users: &facts.users, target: facts.target.path.clone() };
+    let (runs, _) = follow(&mut image, start)?;
+    let ports = ports(facts, &start.env, listen);
+    let walk = Walk {
+        process: Process::of_container(start.user.uid, container.bounding, container.no_new_privileges),
+        target: &facts.target,
+        read_only: container.read_only,
+        ports: &ports,
+        private: !container.host_network,
+        port_start: container.unprivileged_port_start,
+        user_namespace: container.user_namespace,
+    };
+    let mut outcomes: Vec<(Outcome, &Run)> = Vec::new();
+    for run in &runs {
+        let outcome = walk.outcome(run);
+        if !outcomes.iter().any(|(known, _)| *known == outcome) {
+            outcomes.push((outcome, run));
+        }
+    }
+    let (mut outcome, may_end) = combine(outcomes);
+    if matches!(outcome, Outcome::Serves { .. } | Outcome::NotNeeded { .. } | Outcome::CannotBind { .. })
+        && let (Some(error), Some(variable)) = (&listen.error, &listen.variable)
+        && !listen.value.contains(UNKNOWN)
+    {
+        let (place, error) = (variable.clone(), error.clone());
+        outcome = Outcome::CannotStart { place, error, cause: Cause::Listen };
+    }
+    Ok((outcome, runs, may_end))
+}
+
+/// The ports that a container asks for.
+fn ports(facts: &Facts, env: &BTreeMap<String, String>, listen: &Listen) -> Vec<u16> {
+    let mut ports = listen.ports.clone();
+    if listen.value.contains(UNKNOWN) {
+        ports = facts.profile.ports.iter().filter_map(|port| port.split('/').next()?.parse().ok()).collect();
+    }
+    if facts.profile.version_env == Some("KONG_VERSION") {
+        for name in OTHER_LISTENERS {
+            let listeners = env.get(name).and_then(|value| listen::parse(value, None).ok()).unwrap_or_default();
+            ports.extend(
+                listeners.iter().map(|listener| listener.port).filter(|port| *port < super::outcome::NODE_PORT_START),
+            );
+        }
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// One outcome for all ways through the scripts, and where some of them end early.
+fn combine(mut outcomes: Vec<(Outcome, &Run)>) -> (Outcome, Option<String>) {
+    let ends = |(outcome, run): &(Outcome, &Run)| match (outcome, &run.end) {
+        (Outcome::Ends { place }, _) | (Outcome::CannotStart { place, .. }, End::Fails { .. })
+            if !run.assumed.is_empty() =>
+        {
+            Some(place.clone())
+        }
+        _ => None,
+    };
+    let mut may_end = None;
+    if outcomes.len() > 1 && outcomes.iter().any(|outcome| ends(outcome).is_none()) {
+        may_end = outcomes.iter().find_map(ends);
+        outcomes.retain(|outcome| ends(outcome).is_none());
+    }
+    match &outcomes[..] {
+        [(outcome, _)] => (outcome.clone(), may_end),
+        [(first, one), (second, other), ..] => {
+            let place =
+                one.assumed.iter().zip(&other.assumed).find(|(a, b)| a != b).map(|((place, _), _)| place.clone());
+            let why = format!("it depends on what is found there when it runs: it {first}; or it {second}");
+            (Outcome::Unknown { place: place.unwrap_or_default(), why }, may_end)
+        }
+        [] => (Outcome::Unknown { place: String::new(), why: "nothing is started".to_owned() }, None),
+    }
+}

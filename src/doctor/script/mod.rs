@@ -1,0 +1,155 @@
+//! Shell scripts, read without running them: what POSIX.1-2024 «Shell Command Language» and bash have that start scripts use.
+//!
+//! [`parse`] gives the commands of a script; what it does not know is [`Trouble`] with a line, never a guess.
+
+mod compound;
+mod glob;
+mod parse;
+mod word;
+
+use std::rc::Rc;
+
+pub(super) use glob::matches;
+pub(super) use parse::parse;
+
+/// Why a script cannot be followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// From 1.
+    pub line: u32,
+    /// What is there, such as `"an array"`.
+    pub what: String,
+}
+
+/// Commands in their order.
+pub(super) type List = Vec<Item>;
+
+/// A command, and when it runs.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub when: When,
+    pub command: Command,
+}
+
+/// When a command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// In any case.
+    Always,
+    /// `&&`
+    Succeeded,
+    /// `||`
+    Failed,
+}
+
+#[derive(Debug)]
+pub(super) struct Command {
+    /// From 1.
+    pub line: u32,
+    pub kind: Kind,
+    /// Files that redirections write to.
+    pub writes: Vec<Word>,
+    /// It is not waited for.
+    pub background: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Kind {
+    Simple {
+        assignments: Vec<(String, Word)>,
+        words: Vec<Word>,
+    },
+    /// What is between `[[` and `]]`.
+    Test(Vec<Word>),
+    /// `(( … ))`, which is not looked into.
+    Arithmetic,
+    If {
+        arms: Vec<(List, List)>,
+        otherwise: List,
+    },
+    Case {
+        word: Word,
+        /// Patterns, and what runs if one of them matches.
+        arms: Vec<(Vec<Word>, List)>,
+    },
+    /// Without words it goes over the arguments.
+    For {
+        name: String,
+        words: Option<Vec<Word>>,
+        body: List,
+    },
+    /// `while` and `until`.
+    Loop {
+        condition: List,
+        body: List,
+    },
+    Group(List),
+    Subshell(List),
+    Function {
+        name: String,
+        body: Rc<Command>,
+    },
+    Pipeline {
+        commands: Vec<Command>,
+        negated: bool,
+    },
+}
+
+/// What expands to no, one or several fields.
+pub(super) type Word = Vec<Part>;
+
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    Text {
+        text: String,
+        quoted: bool,
+    },
+    Variable {
+        name: String,
+        /// `${!name}`: the variable whose name is the value of this one.
+        indirect: bool,
+        operation: Option<(Operation, Word)>,
+        /// An empty value counts as none (`:-` instead of `-`).
+        colon: bool,
+        quoted: bool,
+    },
+    /// `$@`, and `$*` if `joined`.
+    Arguments {
+        quoted: bool,
+        joined: bool,
+    },
+    /// `$( … )`
+    Output {
+        list: Rc<List>,
+        quoted: bool,
+    },
+    /// Something whose value cannot be known.
+    Unknown,
+}
+
+/// What `${name…}` does with the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    /// `-` and `:-`
+    Default,
+    /// `=` and `:=`
+    Assign,
+    /// `+` and `:+`
+    Alternative,
+    /// `?` and `:?`
+    Required,
+    /// `#` and `##`: without what the pattern matches at the start, as little or as much as possible.
+    Prefix { longest: bool },
+    /// `%` and `%%`
+    Suffix { longest: bool },
+}
+
+/// The text of a word that is nothing but text.
+pub(super) fn literal(word: &Word) -> Option<String> {
+    word.iter()
+        .map(|part| match part {
+            Part::Text { text, .. } => Some(text.as_str()),
+            _ => None,
+        })
+        .collect()
+}
