@@ -15,7 +15,7 @@ impl<'a> Cursor<'a> {
     /// The value of a key, which must not be an alias or perhaps come from a merge key.
     pub(super) fn get(&self, key: &str) -> Result<Option<Cursor<'a>>> {
         match self.node.get(key) {
-            Some(Node { value: Value::Alias, line, .. }) => Err(self.shared(*line, &format!("{key} is an alias"))),
+            Some(Node { value: Value::Alias(_), line, .. }) => Err(self.shared(*line, &format!("{key} is an alias"))),
             Some(node) => Ok(Some(self.below(node, key))),
             None => match self.node.entries().iter().find(|(k, _)| k.text() == Some("<<")) {
                 Some((merge, _)) => Err(self.shared(merge.line, &format!("{key} may come from the merge key <<"))),
@@ -43,7 +43,7 @@ impl<'a> Cursor<'a> {
 
     /// The items of a sequence; aliases are left out.
     pub(super) fn items(&self) -> Vec<Cursor<'a>> {
-        let items = self.node.items().iter().enumerate().filter(|(_, node)| !matches!(node.value, Value::Alias));
+        let items = self.node.items().iter().enumerate().filter(|(_, node)| !matches!(node.value, Value::Alias(_)));
         items.map(|(at, node)| self.below(node, &at.to_string())).collect()
     }
 

@@ -11,12 +11,13 @@ mod new;
 mod proof;
 mod service;
 mod workload;
-mod yaml;
+pub(crate) mod yaml;
 
 use serde::Serialize;
 
 pub use edit::Change;
 pub use helm::values;
+pub(crate) use workload::{LISTS, POD_TEMPLATES};
 
 use self::cursor::Cursor;
 use self::edit::Edits;

@@ -24,7 +24,7 @@ pub(super) struct Workload<'a> {
 }
 
 /// Where each kind has its pod.
-const KINDS: &[(&str, &[&str])] = &[
+pub(crate) const POD_TEMPLATES: &[(&str, &[&str])] = &[
     ("Deployment", &["spec", "template"]),
     ("DaemonSet", &["spec", "template"]),
     ("StatefulSet", &["spec", "template"]),
@@ -37,7 +37,7 @@ const KINDS: &[(&str, &[&str])] = &[
 ];
 
 /// Lists of containers in a pod.
-pub(super) const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+pub(crate) const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
 /// What a Deployment has and a DaemonSet has not (apps/v1).
 const DEPLOYMENT_ONLY: [&str; 5] = ["replicas", "strategy", "progressDeadlineSeconds", "paused", "rollbackTo"];
@@ -53,7 +53,7 @@ pub(super) fn edit<'a>(
 ) -> Result<Option<Workload<'a>>> {
     let kind = object.kind();
     let kong = |node: &&Node| node.text().is_some_and(|image| image.contains([':', '@']) && options.is_kong(image));
-    let Some((_, path)) = KINDS.iter().find(|(name, _)| *name == kind) else {
+    let Some((_, path)) = POD_TEMPLATES.iter().find(|(name, _)| *name == kind) else {
         let mut texts = Vec::new();
         object.cursor.node.texts(&mut texts);
         if kind != "ConfigMap"

@@ -14,51 +14,51 @@ const MAX_NODES: usize = 500_000;
 
 /// A node and where it is.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     /// Bytes of the text, without anchor, tag and the header of a block scalar; a block collection ends with its last
     /// child. Empty: nothing is written.
-    pub(super) span: Range<usize>,
+    pub(crate) span: Range<usize>,
     /// From 1.
-    pub(super) line: usize,
+    pub(crate) line: usize,
     /// Characters before it on its line.
-    pub(super) column: usize,
-    /// The anchor defined here, if any.
-    anchor: usize,
-    pub(super) value: Value,
+    pub(crate) column: usize,
+    /// The number of the anchor defined here, 0 if there is none.
+    pub(crate) anchor: usize,
+    pub(crate) value: Value,
 }
 
 /// What a node is.
 #[derive(Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// Text, after quotes and escapes.
     Scalar(String, ScalarStyle),
     /// Items, and whether they stand between brackets.
     Sequence(Vec<Node>, bool),
     /// Keys and values, and whether they stand between braces.
     Mapping(Vec<(Node, Node)>, bool),
-    /// `*name`.
-    Alias,
+    /// `*name`, which stands for the node with this anchor.
+    Alias(usize),
 }
 
 /// One document of a stream.
 #[derive(Debug)]
-pub(super) struct Document {
+pub(crate) struct Document {
     /// From its `---`, or from the start of the text, to the next document.
-    pub(super) span: Range<usize>,
-    pub(super) root: Option<Node>,
+    pub(crate) span: Range<usize>,
+    pub(crate) root: Option<Node>,
 }
 
 /// The documents of a file.
 #[derive(Debug)]
-pub(super) struct Stream {
-    pub(super) documents: Vec<Document>,
+pub(crate) struct Stream {
+    pub(crate) documents: Vec<Document>,
     /// Where nodes are that an alias stands for elsewhere.
     pub(super) shared: Vec<(Range<usize>, usize)>,
 }
 
 impl Node {
     /// The text of a scalar.
-    pub(super) fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar(text, _) if !self.is_null() => Some(text),
             _ => None,
@@ -66,7 +66,7 @@ impl Node {
     }
 
     /// Whether there is nothing: no value, or a plain `null` or `~`.
-    pub(super) fn is_null(&self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         match &self.value {
             Value::Scalar(text, ScalarStyle::Plain) => {
                 self.span.is_empty() || matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL")
@@ -110,12 +110,12 @@ impl Node {
             Value::Scalar(..) => found.push(self),
             Value::Sequence(items, _) => items.iter().for_each(|item| item.texts(found)),
             Value::Mapping(entries, _) => entries.iter().for_each(|(_, value)| value.texts(found)),
-            Value::Alias => {}
+            Value::Alias(_) => {}
         }
     }
 
     /// The first place where a `{{ template }}` outside of quotes was read as a mapping.
-    pub(super) fn template(&self) -> Option<&Node> {
+    pub(crate) fn template(&self) -> Option<&Node> {
         match &self.value {
             Value::Mapping(entries, true) if entries.iter().any(|(key, _)| !matches!(key.value, Value::Scalar(..))) => {
                 Some(self)
@@ -148,7 +148,7 @@ pub(super) fn differences(old: &Node, new: &Node, path: &str, found: &mut Vec<St
             a.iter().zip(b).enumerate().for_each(|(at, (a, b))| differences(a, b, &below(&at.to_string()), found));
         }
         (Value::Scalar(a, _), Value::Scalar(b, _)) if a == b && old.is_null() == new.is_null() => {}
-        (Value::Alias, Value::Alias) => {}
+        (Value::Alias(_), Value::Alias(_)) => {}
         _ => found.push(path.to_owned()),
     }
 }
@@ -167,7 +167,7 @@ fn by_key(entries: &[(Node, Node)]) -> Option<IndexMap<&str, &Node>> {
 /// # Errors
 /// [`Kind::Content`](crate::error::Kind::Content), with file, line and column, if it is no YAML, has a key twice, is nested
 /// deeper than 255 or has more than 500,000 nodes.
-pub(super) fn read(text: &str, name: &str) -> Result<Stream> {
+pub(crate) fn read(text: &str, name: &str) -> Result<Stream> {
     let mut stream = Stream { documents: Vec::new(), shared: Vec::new() };
     let mut builder = Builder { text, ..Builder::default() };
     let mut nodes = 0;
@@ -239,7 +239,7 @@ impl Builder<'_> {
             }
             Event::Alias(anchor) => {
                 self.aliased.insert(anchor);
-                self.add(node(Value::Alias, 0), stream)?;
+                self.add(node(Value::Alias(anchor), 0), stream)?;
             }
             Event::SequenceStart(style, anchor, _) => {
                 self.open.push((node(Value::Sequence(Vec::new(), style == StructureStyle::Flow), anchor), None));

@@ -1,0 +1,220 @@
+//! Kubernetes objects with pods in them.
+
+use std::collections::HashMap;
+
+use super::admission;
+use super::environment::{self, ConfigMap};
+use super::security::Security;
+use super::tree::{Budget, Tree};
+use super::typed::{Refusal, Want, fits, get, maps, text, texts};
+use super::{Detail, Format, Found, Images, Port, UNPRIVILEGED_PORT_START};
+use crate::doctor::{Command, Container, Finding, Level, Role};
+use crate::error::Result;
+use crate::kubernetes::{LISTS, POD_TEMPLATES};
+
+/// The objects of all manifests that belong together.
+pub(super) struct Cluster<'t, 'a> {
+    pub(super) configs: Vec<ConfigMap<'t, 'a>>,
+    /// Namespaces, with the level of Pod Security that they enforce.
+    pub(super) namespaces: HashMap<&'t str, &'t str>,
+}
+
+/// An object with a pod in it.
+pub(super) struct Workload<'t, 'a> {
+    pub(super) object: &'t Tree<'a>,
+    pub(super) kind: &'t str,
+    /// `DaemonSet kong`.
+    pub(super) title: String,
+    pub(super) namespace: Option<&'t str>,
+    /// Where the pod's spec is: `spec.template.spec`.
+    pub(super) path: String,
+    pub(super) template: &'t Tree<'a>,
+    pub(super) spec: &'t Tree<'a>,
+    pub(super) host_network: bool,
+    /// The containers of the image.
+    pub(super) containers: Vec<(&'t Tree<'a>, Security)>,
+}
+
+/// Takes what uses the image out of an object.
+pub(super) fn read<'t>(
+    object: &'t Tree<'_>,
+    cluster: &Cluster<'_, '_>,
+    images: &mut Images<'_>,
+    found: &mut Found,
+    budget: &mut Budget,
+) -> Result<()> {
+    let kind = object.text_at(&["kind"]).unwrap_or_default();
+    let Some((_, keys)) = POD_TEMPLATES.iter().find(|(name, _)| *name == kind) else { return Ok(()) };
+    let mut refusal = None;
+    let mut template = object;
+    for key in *keys {
+        let Some(below) = get(template, key, Want::Map, &mut refusal) else {
+            return Ok(refuse(object, kind, refusal, found));
+        };
+        template = below;
+    }
+    let Some(spec) = get(template, "spec", Want::Map, &mut refusal) else {
+        return Ok(refuse(object, kind, refusal, found));
+    };
+    let name = object.text_at(&["metadata", "name"]).or(object.text_at(&["metadata", "generateName"]));
+    let mut workload = Workload {
+        object,
+        kind,
+        title: format!("{kind} {}", name.unwrap_or("?")),
+        namespace: object.text_at(&["metadata", "namespace"]),
+        path: keys.iter().chain(&["spec"]).copied().collect::<Vec<_>>().join("."),
+        template,
+        spec,
+        host_network: get(spec, "hostNetwork", Want::Bool, &mut refusal).and_then(Tree::boolean).unwrap_or_default(),
+        containers: Vec::new(),
+    };
+    for list in LISTS {
+        for container in maps(spec, list, &mut refusal) {
+            let Some(image) = text(container, "image", &mut refusal) else { continue };
+            if !images.is_meant(image, container)? {
+                continue;
+            }
+            let (container, detail) = read_container(&workload, list, container, cluster, &mut refusal, budget)
+                .map(|(read, detail, security)| {
+                    workload.containers.push((container, security));
+                    (read, detail)
+                })?;
+            found.push(container, detail)?;
+        }
+    }
+    refuse(object, kind, refusal, found);
+    if !workload.containers.is_empty() {
+        admission::check(&workload, cluster, &mut found.findings);
+    }
+    Ok(())
+}
+
+/// What the API server says to an object in which something has the wrong type.
+fn refuse(object: &Tree<'_>, kind: &str, refusal: Option<Refusal>, found: &mut Found) {
+    let version = object.text_at(&["apiVersion"]).unwrap_or_default();
+    let version = version.rsplit('/').next().unwrap_or_default();
+    if let Some(Refusal { place, says }) = refusal {
+        found.findings.push(Finding {
+            code: "refused-by-api-server",
+            level: Level::Breaks,
+            place,
+            what: format!("kubectl apply fails: {kind} in version \"{version}\" cannot be handled as a {kind}: {says}"),
+            why: "a field has a value of another type than the API has; it is left out of account here".to_owned(),
+            fix: None,
+        });
+    }
+}
+
+fn read_container(
+    workload: &Workload<'_, '_>,
+    list: &str,
+    container: &Tree<'_>,
+    cluster: &Cluster<'_, '_>,
+    refusal: &mut Option<Refusal>,
+    budget: &mut Budget,
+) -> Result<(Container, Detail, Security)> {
+    let name = text(container, "name", refusal).unwrap_or("?");
+    let pod_context = get(workload.spec, "securityContext", Want::Map, refusal);
+    let mut security =
+        Security::kubernetes(get(container, "securityContext", Want::Map, refusal), pod_context, refusal);
+    let admitted = admission::constraint(workload);
+    let (bounding, no_new_privileges) = admitted.apply(&mut security);
+    let (env, env_from) = environment::read(container, workload.namespace, &cluster.configs, refusal, budget)?;
+    let values: HashMap<String, Option<String>> =
+        env.iter().map(|variable| (variable.name.clone(), variable.value.clone())).collect();
+    let mut argv = |key| -> Result<Option<Vec<String>>> {
+        // An empty list is as none: the image's counts.
+        let Some(words) = texts(container, key, refusal).filter(|words| !words.is_empty()) else { return Ok(None) };
+        let expand = |word: String| {
+            Ok(environment::expand(&word, &values, container.file, budget)?.unwrap_or(word))
+        };
+        words.into_iter().map(expand).collect::<Result<_>>().map(Some)
+    };
+    let (command, args) = (argv("command")?, argv("args")?);
+    let sidecar = list == "initContainers" && container.text_at(&["restartPolicy"]) == Some("Always");
+    let role = match (list, workload.kind) {
+        (_, "Job" | "CronJob") | ("ephemeralContainers", _) => Role::Job,
+        ("initContainers", _) if !sidecar => Role::Init,
+        _ => Role::Main,
+    };
+    let what = match list {
+        "initContainers" => "init container",
+        "ephemeralContainers" => "ephemeral container",
+        _ => "container",
+    };
+    let sysctls = pod_context.map(|context| maps(context, "sysctls", refusal)).unwrap_or_default();
+    let start = sysctls.iter().rev().find(|sysctl| sysctl.text_at(&["name"]) == Some(UNPRIVILEGED_PORT_START));
+    let mounts = maps(container, "volumeMounts", refusal);
+    let detail = Detail {
+        format: Format::Kubernetes,
+        indent: container.column,
+        path: format!("{}.{list}[{name}]", workload.path),
+        title: workload.title.clone(),
+        add: security.add.clone(),
+        drop: security.drop.clone(),
+        ports: ports(container, refusal),
+        namespace: workload.namespace.map(str::to_owned),
+        labels: labels(workload.template),
+        pull_policy: text(container, "imagePullPolicy", refusal).map(str::to_owned),
+    };
+    let read = Container {
+        place: container.place(),
+        name: format!("{}, {what} {name}", workload.title),
+        image: text(container, "image", refusal).unwrap_or_default().to_owned(),
+        role,
+        command,
+        args,
+        env,
+        env_from,
+        user: security.user.clone(),
+        run_as_non_root: security.run_as_non_root,
+        bounding,
+        no_new_privileges,
+        read_only: security.read_only,
+        host_network: workload.host_network,
+        user_namespace: get(workload.spec, "hostUsers", Want::Bool, refusal).and_then(Tree::boolean) == Some(false),
+        unprivileged_port_start: start.and_then(|sysctl| text(sysctl, "value", refusal)?.parse().ok()),
+        mounts: mounts.iter().filter_map(|mount| Some(text(mount, "mountPath", refusal)?.to_owned())).collect(),
+        commands: commands(container, refusal),
+    };
+    Ok((read, detail, security))
+}
+
+/// Hooks and probes that execute something.
+fn commands(container: &Tree<'_>, refusal: &mut Option<Refusal>) -> Vec<Command> {
+    let mut found = Vec::new();
+    let lifecycle = get(container, "lifecycle", Want::Map, refusal);
+    let mut add = |parent: Option<&Tree<'_>>, what: &str| {
+        let Some(exec) = parent.and_then(|tree| get(tree, what, Want::Map, refusal)?.get("exec")) else { return };
+        if fits(exec, "exec", Want::Map, refusal)
+            && let Some(argv) = texts(exec, "command", refusal).filter(|argv| !argv.is_empty())
+        {
+            found.push(Command { place: exec.get("command").unwrap_or(exec).place(), what: what.to_owned(), argv });
+        }
+    };
+    ["startupProbe", "livenessProbe", "readinessProbe"].iter().for_each(|what| add(Some(container), what));
+    ["postStart", "preStop"].iter().for_each(|what| add(lifecycle, what));
+    found
+}
+
+fn ports(container: &Tree<'_>, refusal: &mut Option<Refusal>) -> Vec<Port> {
+    let ports = maps(container, "ports", refusal);
+    let mut number = |port: &Tree<'_>, key| {
+        let number = get(port, key, Want::Number, refusal).and_then(Tree::integer)?;
+        u16::try_from(number).ok().filter(|number| *number != 0)
+    };
+    let read = |port: &&Tree<'_>| {
+        let name = port.text_at(&["name"]).unwrap_or_default().to_owned();
+        let tcp = port.text_at(&["protocol"]).is_none_or(|protocol| protocol == "TCP");
+        let (container, host) = (number(port, "containerPort")?, number(port, "hostPort"));
+        let place = port.get("containerPort").unwrap_or(port).place();
+        Some(Port { place, name, container, host, tcp })
+    };
+    ports.iter().filter_map(read).collect()
+}
+
+/// The labels of a pod.
+fn labels(template: &Tree<'_>) -> Vec<(String, String)> {
+    let labels = template.at(&["metadata", "labels"]).map(Tree::entries).unwrap_or_default();
+    labels.iter().filter_map(|(key, value)| Some((key.clone().into_owned(), value.text()?.to_owned()))).collect()
+}

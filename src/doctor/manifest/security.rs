@@ -1,0 +1,210 @@
+//! What a security context leaves a container.
+
+use super::typed::{Refusal, Want, get};
+use super::tree::Tree;
+use crate::capability::{Capability, CapabilitySet};
+use crate::doctor::DEFAULT_CAPABILITIES;
+
+/// A container's security context over that of its pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Security {
+    pub(crate) user: Option<String>,
+    pub(crate) run_as_non_root: bool,
+    /// What is said, not what follows: privileged containers may not say `false`.
+    pub(crate) allow_privilege_escalation: Option<bool>,
+    pub(crate) privileged: bool,
+    pub(crate) read_only: bool,
+    pub(crate) add: Vec<String>,
+    pub(crate) drop: Vec<String>,
+    pub(crate) seccomp: bool,
+}
+
+impl Security {
+    /// Reads a container's `securityContext` and its pod's; what both have counts from the container (core/v1,
+    /// `SecurityContext`).
+    pub(super) fn kubernetes<'t>(
+        container: Option<&'t Tree<'_>>,
+        pod: Option<&'t Tree<'_>>,
+        refusal: &mut Option<Refusal>,
+    ) -> Security {
+        let mut either = |key, want| -> Option<&Tree<'_>> {
+            let own = container.and_then(|tree| get(tree, key, want, refusal));
+            own.or_else(|| pod.and_then(|tree| get(tree, key, want, refusal)))
+        };
+        let user = either("runAsUser", Want::Number).and_then(|user| user.integer());
+        let group = either("runAsGroup", Want::Number).and_then(|group| group.integer());
+        let run_as_non_root = either("runAsNonRoot", Want::Bool).and_then(|tree| tree.boolean()).unwrap_or_default();
+        let seccomp = either("seccompProfile", Want::Map)
+            .is_some_and(|profile| matches!(profile.text_at(&["type"]), Some("RuntimeDefault" | "Localhost")));
+        let mut own = |key, want| container.and_then(|tree| get(tree, key, want, refusal));
+        let mut flag = |key| own(key, Want::Bool).and_then(Tree::boolean);
+        let allow_privilege_escalation = flag("allowPrivilegeEscalation");
+        let privileged = flag("privileged").unwrap_or_default();
+        let read_only = flag("readOnlyRootFilesystem").unwrap_or_default();
+        let capabilities = own("capabilities", Want::Map);
+        let mut list = |key| {
+            let list = capabilities.and_then(|tree| get(tree, key, Want::List, refusal));
+            list.map(Tree::items).unwrap_or_default().iter().filter_map(|name| Some(name.text()?.to_owned())).collect()
+        };
+        Security {
+            user: user.map(|user| group.map_or(user.to_string(), |group| format!("{user}:{group}"))),
+            run_as_non_root,
+            allow_privilege_escalation,
+            privileged,
+            read_only,
+            add: list("add"),
+            drop: list("drop"),
+            seccomp,
+        }
+    }
+
+    /// Whether the kubelet asks for no_new_privs (`AddNoNewPrivileges`; by default it does not).
+    pub(super) fn no_new_privileges(&self) -> bool {
+        let administrator = self.add.iter().any(|name| name == "CAP_SYS_ADMIN");
+        self.allow_privilege_escalation == Some(false) && !self.privileged && !administrator
+    }
+
+    /// The bounding set as containerd makes it (`WithCapabilities` in its CRI): ALL first, then what is added, then what
+    /// is dropped, so that a single drop wins.
+    pub(super) fn kubernetes_bounding(&self) -> CapabilitySet {
+        if self.privileged {
+            return CapabilitySet::NAMED;
+        }
+        let has_all = |names: &[String]| names.iter().any(|name| name.eq_ignore_ascii_case("ALL"));
+        let set = |names: &[String]| names.iter().filter_map(|name| kubernetes_capability(name)).collect();
+        let start = match (has_all(&self.drop), has_all(&self.add)) {
+            (true, _) => CapabilitySet::EMPTY,
+            (false, true) => CapabilitySet::NAMED,
+            (false, false) => DEFAULT_CAPABILITIES,
+        };
+        start.union(set(&self.add)).minus(set(&self.drop))
+    }
+
+    /// The bounding set as Docker makes it (`TweakCapabilities` in moby's `oci/caps`): a single add wins over a drop, except
+    /// beside `cap_add: ALL`.
+    pub(super) fn docker_bounding(&self) -> CapabilitySet {
+        if self.privileged {
+            return CapabilitySet::NAMED;
+        }
+        let has_all = |names: &[String]| names.iter().any(|name| is_all(name));
+        let set = |names: &[String]| -> CapabilitySet { names.iter().filter_map(|name| docker_capability(name)).collect() };
+        match (has_all(&self.drop), has_all(&self.add)) {
+            (_, true) => CapabilitySet::NAMED.minus(set(&self.drop)),
+            (true, false) => set(&self.add),
+            (false, false) => DEFAULT_CAPABILITIES.minus(set(&self.drop)).union(set(&self.add)),
+        }
+    }
+}
+
+/// A capability as the kubelet passes it on: containerd puts `CAP_` before whatever is there, so a name that has it already
+/// names none.
+pub(super) fn kubernetes_capability(name: &str) -> Option<Capability> {
+    Capability::from_name(&format!("cap_{name}"))
+}
+
+/// A capability as Docker reads it, with or without `CAP_`.
+pub(super) fn docker_capability(name: &str) -> Option<Capability> {
+    Capability::from_name(name).or_else(|| kubernetes_capability(name))
+}
+
+/// Whether it is Docker's word for all capabilities.
+pub(super) fn is_all(name: &str) -> bool {
+    name.eq_ignore_ascii_case("ALL") || name.eq_ignore_ascii_case("CAP_ALL")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::{Budget, resolve};
+    use super::*;
+    use crate::kubernetes::yaml;
+
+    fn read(container: &str, pod: &str) -> (Security, Option<Refusal>) {
+        let streams = [container, pod].map(|text| yaml::read(text, "f").unwrap());
+        let trees = streams.each_ref().map(|stream| {
+            let root = stream.documents.first().and_then(|document| document.root.as_ref());
+            root.map(|root| resolve(root, "f", &mut Budget::default()).unwrap())
+        });
+        let mut refusal = None;
+        let security = Security::kubernetes(trees[0].as_ref(), trees[1].as_ref(), &mut refusal);
+        (security, refusal)
+    }
+
+    #[test]
+    fn the_container_counts_before_the_pod() {
+        for (container, pod, user, non_root) in [
+            ("", "", None, false),
+            ("{}", "runAsUser: 1000", Some("1000"), false),
+            ("runAsUser: 0", "{runAsUser: 1000, runAsGroup: 7, runAsNonRoot: true}", Some("0:7"), true),
+            ("{runAsNonRoot: false, runAsGroup: 0}", "{runAsNonRoot: true, runAsUser: 5}", Some("5:0"), false),
+            ("runAsGroup: 5", "", None, false),
+            ("runAsUser:", "runAsUser: 1", Some("1"), false),
+        ] {
+            let (security, refusal) = read(container, pod);
+            assert_eq!((security.user.as_deref(), security.run_as_non_root), (user, non_root), "{container} | {pod}");
+            assert_eq!(refusal, None);
+        }
+    }
+
+    #[test]
+    fn no_new_privileges_comes_from_the_container_only() {
+        for (container, pod, expected) in [
+            ("", "", false),
+            ("", "allowPrivilegeEscalation: false", false),
+            ("allowPrivilegeEscalation: false", "", true),
+            ("allowPrivilegeEscalation: no", "", true),
+            ("allowPrivilegeEscalation: true", "", false),
+            ("{allowPrivilegeEscalation: false, privileged: true}", "", false),
+            ("{allowPrivilegeEscalation: false, capabilities: {add: [CAP_SYS_ADMIN]}}", "", false),
+        ] {
+            assert_eq!(read(container, pod).0.no_new_privileges(), expected, "{container}");
+        }
+    }
+
+    #[test]
+    fn capabilities_are_added_and_dropped_as_the_runtimes_do() {
+        let bind: CapabilitySet = Capability::NET_BIND_SERVICE.into();
+        let with = |set: CapabilitySet| set.union(bind);
+        let default = DEFAULT_CAPABILITIES;
+        let named = CapabilitySet::NAMED;
+        let none = CapabilitySet::EMPTY;
+        for (container, kubernetes, docker) in [
+            ("{}", default, default),
+            ("{drop: [ALL]}", none, none),
+            ("{drop: [all]}", none, none),
+            ("{drop: [ALL], add: [NET_BIND_SERVICE]}", bind, bind),
+            ("{drop: [ALL], add: [net_bind_service]}", bind, bind),
+            ("{drop: [ALL], add: [CAP_NET_BIND_SERVICE]}", none, bind),
+            ("{drop: [NET_BIND_SERVICE]}", default.minus(bind), default.minus(bind)),
+            ("{drop: [CAP_NET_BIND_SERVICE]}", default, default.minus(bind)),
+            ("{drop: [NET_BIND_SERVICE], add: [NET_BIND_SERVICE]}", default.minus(bind), with(default)),
+            ("{add: [ALL]}", named, named),
+            ("{add: [ALL], drop: [NET_BIND_SERVICE]}", named.minus(bind), named.minus(bind)),
+            ("{add: [ALL], drop: [ALL]}", none, named),
+            ("{add: [ALL, NET_BIND_SERVICE], drop: [ALL]}", bind, named),
+            ("{drop: [CAP_ALL]}", default, none),
+            ("{add: [NO_SUCH]}", default, default),
+        ] {
+            let (mut security, _) = read(&format!("capabilities: {container}"), "");
+            assert_eq!(security.kubernetes_bounding(), kubernetes, "kubernetes {container}");
+            assert_eq!(security.docker_bounding(), docker, "docker {container}");
+            security.privileged = true;
+            assert_eq!((security.kubernetes_bounding(), security.docker_bounding()), (named, named));
+        }
+        assert_eq!(read("", "capabilities: {drop: [ALL]}").0.kubernetes_bounding(), default, "a pod has none");
+    }
+
+    #[test]
+    fn what_has_the_wrong_type_is_refused() {
+        for (container, says) in [
+            ("runAsUser: \"1000\"", "cannot unmarshal string into Go struct field runAsUser of type int64"),
+            ("runAsUser: 1.5", "cannot unmarshal number 1.5 into Go struct field runAsUser of type int64"),
+            ("allowPrivilegeEscalation: \"false\"", "cannot unmarshal string into Go struct field allowPrivilegeEscalation of type bool"),
+            ("capabilities: [NET_BIND_SERVICE]", "cannot unmarshal array into Go struct field capabilities of type object"),
+            ("capabilities: {add: NET_BIND_SERVICE}", "cannot unmarshal string into Go struct field add of type array"),
+        ] {
+            let refusal = read(container, "").1.unwrap();
+            assert!(refusal.says.contains(says), "{}", refusal.says);
+            assert_eq!(refusal.place, "f:1");
+        }
+    }
+}
