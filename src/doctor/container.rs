@@ -13,9 +13,9 @@ pub struct Container {
     pub image: String,
     /// What it is for.
     pub role: Role,
-    /// Instead of the image's entry point and command.
+    /// Instead of the image's entry point and command; without a word, there is no entry point.
     pub command: Option<Vec<String>>,
-    /// Instead of the image's command.
+    /// Instead of the image's command; without a word, there is none.
     pub args: Option<Vec<String>>,
     /// Environment variables beside those of the image, in order.
     pub env: Vec<Variable>,
@@ -35,7 +35,7 @@ pub struct Container {
     pub host_network: bool,
     /// Whether its user namespace is not that of the node (`hostUsers: false`).
     pub user_namespace: bool,
-    /// `net.ipv4.ip_unprivileged_port_start` if the manifest sets it.
+    /// `net.ipv4.ip_unprivileged_port_start` if the manifest sets it, or the engine that it is written for (Docker: 0).
     pub unprivileged_port_start: Option<u16>,
     /// Paths at which something else than the image is mounted.
     pub mounts: Vec<String>,

@@ -3,6 +3,9 @@
 //! A [`Container`] is how an image is run. The start chain is followed through the files of the image without executing
 //! any of them, the rules of execve(2) ([`capability`](crate::capability)) say what is left of the capabilities at
 //! its end, and whatever goes wrong becomes a [`Finding`]. What went wrong already is told from the log by [`explain`].
+//!
+//! [`manifest`] reads how manifests run the image; [`reasons`] are what in them takes a capability away, and [`pod_checks`]
+//! holds them against what Kong listens on.
 
 mod builtin;
 mod checks;
@@ -20,6 +23,8 @@ mod fix;
 mod judge;
 pub mod manifest;
 mod outcome;
+pub mod pod_checks;
+pub mod reasons;
 mod script;
 mod shell;
 mod start;

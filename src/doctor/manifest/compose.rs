@@ -15,11 +15,17 @@ use crate::error::{Error, Result};
 const MAX_EXTENDS: usize = 16;
 
 /// Takes the services of the image out of Compose files, of which each is laid over those before it.
-pub(super) fn read(files: &[Tree<'_>], images: &mut Images<'_>, found: &mut Found, budget: &mut Budget) -> Result<()> {
+pub(super) fn read(
+    files: Vec<Tree<'_>>,
+    images: &mut Images<'_>,
+    found: &mut Found,
+    budget: &mut Budget,
+) -> Result<()> {
     let mut services: Option<Tree<'_>> = None;
     for file in files {
-        let Some(tree) = file.get("services").filter(|tree| !tree.entries().is_empty()) else { continue };
-        let tree = budget.copy(tree)?;
+        let Value::Map(entries) = file.value else { continue };
+        let tree = entries.into_iter().find(|(key, _)| key == "services").map(|(_, tree)| tree);
+        let Some(tree) = tree.filter(|tree| matches!(tree.value, Value::Map(_))) else { continue };
         services = Some(match services {
             Some(before) => overlay(before, tree, Rules::Compose),
             None => tree,
@@ -62,13 +68,13 @@ fn refused(tree: &Tree<'_>, what: &str) -> Finding {
 }
 
 /// A service laid over what it extends.
-fn extended<'a>(
+fn extended<'t, 'a>(
     name: &str,
-    service: &Tree<'a>,
-    all: &HashMap<&str, &Tree<'a>>,
+    service: &'t Tree<'a>,
+    all: &HashMap<&str, &'t Tree<'a>>,
     found: &mut Found,
     budget: &mut Budget,
-) -> Result<Tree<'a>> {
+) -> Result<Cow<'t, Tree<'a>>> {
     let mut chain = vec![service];
     while let Some(extends) = chain.last().and_then(|service| service.get("extends")) {
         if chain.len() > MAX_EXTENDS {
@@ -91,14 +97,14 @@ fn extended<'a>(
         }
     }
     let mut merged: Option<Tree<'a>> = None;
-    for service in chain.into_iter().rev() {
-        let service = budget.copy(service)?;
-        merged = Some(match merged {
-            Some(base) => overlay(base, service, Rules::Compose),
-            None => service,
-        });
+    while let Some(base) = chain.pop() {
+        merged = match merged {
+            None if chain.is_empty() => return Ok(Cow::Borrowed(base)),
+            None => Some(budget.copy(base)?),
+            Some(below) => Some(overlay(below, budget.copy(base)?, Rules::Compose)),
+        };
     }
-    merged.ok_or_else(|| Error::failed("internal error: a service without itself"))
+    merged.map(Cow::Owned).ok_or_else(|| Error::failed("internal error: a service without itself"))
 }
 
 struct Service<'t, 'a> {
@@ -260,7 +266,9 @@ impl Service<'_, '_> {
             Some(text) => {
                 let text = interpolate(text)?;
                 // SOURCE:TARGET:MODE, or TARGET alone.
-                text.split(':').find(|part| part.starts_with('/') && !text.starts_with(&format!("{part}:/"))).map(str::to_owned)
+                text.split(':')
+                    .find(|part| part.starts_with('/') && !text.starts_with(&format!("{part}:/")))
+                    .map(str::to_owned)
             }
             None => volume.text_at(&["target"]).and_then(interpolate),
         };

@@ -116,8 +116,9 @@ mod tests {
 
     #[test]
     fn variables_are_put_in_as_the_kubelet_does() {
-        let values: HashMap<_, _> =
-            [("A", Some("1")), ("B", None), ("C", Some("$(A)"))].map(|(k, v)| (k.to_owned(), v.map(str::to_owned))).into();
+        let values: HashMap<_, _> = [("A", Some("1")), ("B", None), ("C", Some("$(A)"))]
+            .map(|(k, v)| (k.to_owned(), v.map(str::to_owned)))
+            .into();
         for (text, expected) in [
             ("", Some("")),
             ("x$(A)y", Some("x1y")),
@@ -149,11 +150,17 @@ mod tests {
     #[test]
     fn the_last_of_a_name_wins() {
         for (text, expected) in [
-            ("env: [{name: A, value: x}, {name: A, value: y}]", "A=y@f:1"),
+            ("env: [{name: A, value: x}, {name: A, value: z}]", "A=z@f:1"),
             ("env:\n- name: A\n  value: x\n- name: B\n- name: C\n  value: $(A)-$(B)", "A=x@f:3 B=@f:4 C=x-@f:6"),
-            ("env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}, {name: B, value: $(A)}]", "A=?@f:1 B=?@f:1"),
+            (
+                "env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}, {name: B, value: $(A)}]",
+                "A=?@f:1 B=?@f:1",
+            ),
             ("envFrom: [{secretRef: {name: s}}]", " +"),
-            ("configs: {c: {K: v}}\nenvFrom: [{prefix: P_, configMapRef: {name: c}}]\nenv: [{name: L, value: $(P_K)}]", "P_K=v@f:2 L=v@f:3"),
+            (
+                "configs: {c: {K: v}}\nenvFrom: [{prefix: P_, configMapRef: {name: c}}]\nenv: [{name: L, value: $(P_K)}]",
+                "P_K=v@f:2 L=v@f:3",
+            ),
             ("configs: {c: {K: v}}\nenvFrom: [{configMapRef: {name: c}}]\nenv: [{name: K, value: w}]", "K=w@f:3"),
             ("configs: {c: {K: v}}\nenv: [{name: L, valueFrom: {configMapKeyRef: {name: c, key: K}}}]", "L=v@f:2"),
             ("configs: {c: {K: v}}\nnamespace: b\nenvFrom: [{configMapRef: {name: c}}]", " +"),

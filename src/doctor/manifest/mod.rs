@@ -4,9 +4,11 @@
 mod admission;
 mod compose;
 mod environment;
+mod host_network;
 mod interpolate;
 mod overlay;
 mod pod;
+mod pod_security;
 mod security;
 mod service;
 mod tree;
@@ -97,7 +99,10 @@ pub(super) struct Service {
 impl Found {
     fn push(&mut self, container: Container, detail: Detail) -> Result<()> {
         if self.containers.len() >= MAX_CONTAINERS {
-            return Err(Error::content(format!("{}: more than {MAX_CONTAINERS} containers use the image", container.place)));
+            return Err(Error::content(format!(
+                "{}: more than {MAX_CONTAINERS} containers use the image",
+                container.place
+            )));
         }
         self.containers.push(container);
         self.details.push(detail);
@@ -165,14 +170,11 @@ pub fn read(manifests: &[Manifest], image: &str, is_image: impl Fn(&str) -> bool
             _ => pod::read(object, &cluster, &mut images, &mut found, &mut budget)?,
         }
     }
-    if !composes.is_empty() {
-        compose::read(&composes, &mut images, &mut found, &mut budget)?;
-    }
-    if !values.is_empty() {
-        values::read(&values, &mut images, &mut found, &mut budget)?;
-    }
+    let has_values = !values.is_empty();
+    compose::read(composes, &mut images, &mut found, &mut budget)?;
+    values::read(values, &mut images, &mut found, &mut budget)?;
     if found.containers.is_empty() {
-        return Err(nothing(image, &images.others, !values.is_empty()));
+        return Err(nothing(image, &images.others, has_values));
     }
     Ok(found)
 }
@@ -193,9 +195,8 @@ fn template(file: &str, line: usize) -> Error {
 /// Says what a document is, if there is anything in it.
 fn classify(tree: Tree<'_>) -> Result<Option<Document<'_>>> {
     let error = |what: &str| {
-        Error::content(format!("{}: {what}", tree.place())).hint(
-            "manifests are Kubernetes objects, Compose files with services, or values of the chart kong",
-        )
+        Error::content(format!("{}: {what}", tree.place()))
+            .hint("manifests are Kubernetes objects, Compose files with services, or values of the chart kong")
     };
     match &tree.value {
         Value::Null => return Ok(None),
@@ -214,9 +215,8 @@ fn classify(tree: Tree<'_>) -> Result<Option<Document<'_>>> {
     }
     match values::of_chart(tree) {
         Ok(values) => Ok(Some(Document::Values(values))),
-        Err(tree) => Err(Error::content(format!("{}: this is no manifest that is known here", tree.place())).hint(
-            "manifests are Kubernetes objects, Compose files with services, or values of the chart kong",
-        )),
+        Err(tree) => Err(Error::content(format!("{}: this is no manifest that is known here", tree.place()))
+            .hint("manifests are Kubernetes objects, Compose files with services, or values of the chart kong")),
     }
 }
 
@@ -273,3 +273,6 @@ fn nothing(image: &str, others: &BTreeSet<String>, values: bool) -> Error {
         _ => error.hint(format!("there are {}", others.iter().map(String::as_str).collect::<Vec<_>>().join(", "))),
     }
 }
+
+#[cfg(test)]
+mod tests;

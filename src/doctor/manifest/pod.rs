@@ -32,12 +32,20 @@ pub(super) struct Workload<'t, 'a> {
     pub(super) spec: &'t Tree<'a>,
     pub(super) host_network: bool,
     /// The containers of the image.
-    pub(super) containers: Vec<(&'t Tree<'a>, Security)>,
+    pub(super) containers: Vec<Member<'t, 'a>>,
+}
+
+/// A container of a workload.
+pub(super) struct Member<'t, 'a> {
+    pub(super) tree: &'t Tree<'a>,
+    pub(super) security: Security,
+    /// Where it is in the spec of its pod, as the API server says it: `initContainers[0]`.
+    pub(super) path: String,
 }
 
 /// Takes what uses the image out of an object.
-pub(super) fn read<'t>(
-    object: &'t Tree<'_>,
+pub(super) fn read(
+    object: &Tree<'_>,
     cluster: &Cluster<'_, '_>,
     images: &mut Images<'_>,
     found: &mut Found,
@@ -49,12 +57,14 @@ pub(super) fn read<'t>(
     let mut template = object;
     for key in *keys {
         let Some(below) = get(template, key, Want::Map, &mut refusal) else {
-            return Ok(refuse(object, kind, refusal, found));
+            refuse(object, kind, refusal, found);
+            return Ok(());
         };
         template = below;
     }
     let Some(spec) = get(template, "spec", Want::Map, &mut refusal) else {
-        return Ok(refuse(object, kind, refusal, found));
+        refuse(object, kind, refusal, found);
+        return Ok(());
     };
     let name = object.text_at(&["metadata", "name"]).or(object.text_at(&["metadata", "generateName"]));
     let mut workload = Workload {
@@ -69,17 +79,14 @@ pub(super) fn read<'t>(
         containers: Vec::new(),
     };
     for list in LISTS {
-        for container in maps(spec, list, &mut refusal) {
-            let Some(image) = text(container, "image", &mut refusal) else { continue };
-            if !images.is_meant(image, container)? {
-                continue;
+        for (at, tree) in maps(spec, list, &mut refusal).into_iter().enumerate() {
+            let Some(image) = text(tree, "image", &mut refusal) else { continue };
+            if images.is_meant(image, tree)? {
+                let (container, detail, security) =
+                    read_container(&workload, list, tree, cluster, &mut refusal, budget)?;
+                workload.containers.push(Member { tree, security, path: format!("{list}[{at}]") });
+                found.push(container, detail)?;
             }
-            let (container, detail) = read_container(&workload, list, container, cluster, &mut refusal, budget)
-                .map(|(read, detail, security)| {
-                    workload.containers.push((container, security));
-                    (read, detail)
-                })?;
-            found.push(container, detail)?;
         }
     }
     refuse(object, kind, refusal, found);
@@ -125,9 +132,7 @@ fn read_container(
     let mut argv = |key| -> Result<Option<Vec<String>>> {
         // An empty list is as none: the image's counts.
         let Some(words) = texts(container, key, refusal).filter(|words| !words.is_empty()) else { return Ok(None) };
-        let expand = |word: String| {
-            Ok(environment::expand(&word, &values, container.file, budget)?.unwrap_or(word))
-        };
+        let expand = |word: String| Ok(environment::expand(&word, &values, container.file, budget)?.unwrap_or(word));
         words.into_iter().map(expand).collect::<Result<_>>().map(Some)
     };
     let (command, args) = (argv("command")?, argv("args")?);

@@ -1,7 +1,7 @@
 //! What a security context leaves a container.
 
-use super::typed::{Refusal, Want, get};
 use super::tree::Tree;
+use super::typed::{Refusal, Want, get};
 use crate::capability::{Capability, CapabilitySet};
 use crate::doctor::DEFAULT_CAPABILITIES;
 
@@ -87,7 +87,8 @@ impl Security {
             return CapabilitySet::NAMED;
         }
         let has_all = |names: &[String]| names.iter().any(|name| is_all(name));
-        let set = |names: &[String]| -> CapabilitySet { names.iter().filter_map(|name| docker_capability(name)).collect() };
+        let set =
+            |names: &[String]| -> CapabilitySet { names.iter().filter_map(|name| docker_capability(name)).collect() };
         match (has_all(&self.drop), has_all(&self.add)) {
             (_, true) => CapabilitySet::NAMED.minus(set(&self.drop)),
             (true, false) => set(&self.add),
@@ -198,8 +199,14 @@ mod tests {
         for (container, says) in [
             ("runAsUser: \"1000\"", "cannot unmarshal string into Go struct field runAsUser of type int64"),
             ("runAsUser: 1.5", "cannot unmarshal number 1.5 into Go struct field runAsUser of type int64"),
-            ("allowPrivilegeEscalation: \"false\"", "cannot unmarshal string into Go struct field allowPrivilegeEscalation of type bool"),
-            ("capabilities: [NET_BIND_SERVICE]", "cannot unmarshal array into Go struct field capabilities of type object"),
+            (
+                "allowPrivilegeEscalation: \"false\"",
+                "cannot unmarshal string into Go struct field allowPrivilegeEscalation of type bool",
+            ),
+            (
+                "capabilities: [NET_BIND_SERVICE]",
+                "cannot unmarshal array into Go struct field capabilities of type object",
+            ),
             ("capabilities: {add: NET_BIND_SERVICE}", "cannot unmarshal string into Go struct field add of type array"),
         ] {
             let refusal = read(container, "").1.unwrap();

@@ -6,7 +6,8 @@ use super::tree::Tree;
 /// A Service that selects pods.
 pub(super) fn read(object: &Tree<'_>) -> Option<Service> {
     let selector = object.at(&["spec", "selector"])?.entries();
-    let selector = selector.iter().filter_map(|(key, value)| Some((key.clone().into_owned(), value.text()?.to_owned())));
+    let selector =
+        selector.iter().filter_map(|(key, value)| Some((key.clone().into_owned(), value.text()?.to_owned())));
     let number = |tree: &Tree<'_>| tree.integer().and_then(|number| u16::try_from(number).ok());
     let ports = object.at(&["spec", "ports"]).map(Tree::items).unwrap_or_default().iter().filter_map(|entry| {
         let port = entry.get("port").and_then(number)?;

@@ -171,7 +171,8 @@ fn boolean(text: &str) -> Option<bool> {
 
 fn is_number(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c))
-        && (text.parse::<f64>().is_ok() || text.strip_prefix("0x").is_some_and(|hex| i64::from_str_radix(hex, 16).is_ok()))
+        && (text.parse::<f64>().is_ok()
+            || text.strip_prefix("0x").is_some_and(|hex| i64::from_str_radix(hex, 16).is_ok()))
 }
 
 /// Follows the aliases and merge keys of a document.

@@ -40,14 +40,19 @@ pub(super) fn of_chart(tree: Tree<'_>) -> std::result::Result<Tree<'_>, Tree<'_>
 
 /// Takes the containers of the image out of what the chart renders with files of values, of which each is laid over those
 /// before it.
-pub(super) fn read(files: &[Tree<'_>], images: &mut Images<'_>, found: &mut Found, budget: &mut Budget) -> Result<()> {
+pub(super) fn read(
+    files: Vec<Tree<'_>>,
+    images: &mut Images<'_>,
+    found: &mut Found,
+    budget: &mut Budget,
+) -> Result<()> {
     let Some(file) = files.first().map(|tree| tree.file) else { return Ok(()) };
     let stream = yaml::read(DEFAULTS, file)?;
     let root = stream.documents.first().and_then(|document| document.root.as_ref());
     let root = root.ok_or_else(|| Error::failed("internal error: the chart has no values"))?;
     let mut values = nowhere(resolve(root, file, budget)?);
     for tree in files {
-        values = overlay(values, budget.copy(tree)?, Rules::Helm);
+        values = overlay(values, tree, Rules::Helm);
     }
     let before = (found.details.len(), found.findings.len());
     let chart = Chart { file, values: &values };
@@ -71,7 +76,9 @@ pub(super) fn read(files: &[Tree<'_>], images: &mut Images<'_>, found: &mut Foun
 fn fix(code: &str) -> Option<&'static str> {
     match code {
         "dns-policy" => Some("dnsPolicy: ClusterFirstWithHostNet"),
-        "surge-with-host-ports" => Some("updateStrategy:\n  type: RollingUpdate\n  rollingUpdate:\n    maxSurge: 0\n    maxUnavailable: 1"),
+        "surge-with-host-ports" => {
+            Some("updateStrategy:\n  type: RollingUpdate\n  rollingUpdate:\n    maxSurge: 0\n    maxUnavailable: 1")
+        }
         "replicas-share-host-ports" => Some("deployment:\n  daemonset: true"),
         "root-not-needed" => Some("containerSecurityContext:\n  runAsUser: 1000\n  runAsNonRoot: true"),
         "pod-level-security-context" => Some(
@@ -102,6 +109,13 @@ impl<'a> Chart<'_, 'a> {
         Tree::made(self.file, value)
     }
 
+    /// A tree that stands for what the chart makes of `deployment`.
+    fn deployed(&self, tree: Tree<'a>) -> Tree<'a> {
+        let places = [self.values.get("deployment"), Some(self.values)];
+        let line = places.into_iter().flatten().map(|tree| tree.line).find(|line| *line != 0);
+        Tree { line: line.unwrap_or_default(), ..tree }
+    }
+
     fn text(&self, text: impl Into<Cow<'a, str>>) -> Tree<'a> {
         self.made(Value::Text(text.into(), false))
     }
@@ -122,7 +136,8 @@ impl<'a> Chart<'_, 'a> {
     /// Whether a switch is on, as Go templates see it: everything is that is not false, zero or empty.
     fn is_on(&self, keys: &[&str]) -> bool {
         self.values.at(keys).is_some_and(|tree| match &tree.value {
-            Value::Text(text, plain) => !text.is_empty() && !(*plain && matches!(tree.boolean(), Some(false))) && text != "0",
+            Value::Text(text, true) => tree.boolean() != Some(false) && !matches!(text.as_ref(), "" | "0"),
+            Value::Text(text, false) => !text.is_empty(),
             Value::List(items) => !items.is_empty(),
             Value::Map(entries) => !entries.is_empty(),
             Value::Null => false,
@@ -159,12 +174,12 @@ impl<'a> Chart<'_, 'a> {
         name: &'static str,
         spec: Vec<(&'static str, Tree<'a>)>,
     ) -> Tree<'a> {
-        self.map(vec![
+        self.deployed(self.map(vec![
             ("apiVersion", self.text(version)),
             ("kind", self.text(kind)),
             ("metadata", self.map(vec![("name", self.text(name))])),
             ("spec", self.map(spec)),
-        ])
+        ]))
     }
 
     fn application(&self, database: bool, budget: &mut Budget) -> Result<Tree<'a>> {
@@ -205,10 +220,8 @@ impl<'a> Chart<'_, 'a> {
             spec.push((key, self.at(&[key], budget)?));
         }
         let annotations = self.at(&["podAnnotations"], budget)?;
-        let template = self.map(vec![
-            ("metadata", self.map(vec![("annotations", annotations)])),
-            ("spec", self.spec(spec, budget)?),
-        ]);
+        let template = self
+            .map(vec![("metadata", self.map(vec![("annotations", annotations)])), ("spec", self.spec(spec, budget)?)]);
         let strategy = self.at(&["updateStrategy"], budget)?;
         let replicas = self.at(&["replicaCount"], budget)?;
         Ok(match self.is_on(&["deployment", "daemonset"]) {
@@ -226,7 +239,7 @@ impl<'a> Chart<'_, 'a> {
 
     fn spec(&self, mut entries: Vec<(&'static str, Tree<'a>)>, budget: &mut Budget) -> Result<Tree<'a>> {
         entries.push(("securityContext", self.at(&["securityContext"], budget)?));
-        Ok(self.map(entries))
+        Ok(self.deployed(self.map(entries)))
     }
 
     fn container(
@@ -261,9 +274,7 @@ impl<'a> Chart<'_, 'a> {
         let text = |key| image.text_at(&[key]).filter(|text| !text.is_empty());
         match (text("unifiedRepoTag"), text("repository")) {
             (Some(unified), _) => Some(self.text(unified.to_owned())),
-            (None, Some(repository)) => {
-                Some(self.text(format!("{repository}:{}", text("tag").unwrap_or_default())))
-            }
+            (None, Some(repository)) => Some(self.text(format!("{repository}:{}", text("tag").unwrap_or_default()))),
             (None, None) => None,
         }
     }
@@ -274,11 +285,12 @@ impl<'a> Chart<'_, 'a> {
             let place = (value.file, value.line, value.column);
             let value = match value.value {
                 // A mapping is a valueFrom.
-                Value::Map(entries) => Value::Map(
-                    entries.into_iter().chain([("name".into(), self.text(name))]).collect::<Vec<_>>(),
-                ),
+                Value::Map(entries) => {
+                    Value::Map(entries.into_iter().chain([("name".into(), self.text(name))]).collect::<Vec<_>>())
+                }
                 Value::Text(text, _) => {
-                    let quoted = Tree { file: place.0, line: place.1, column: place.2, value: Value::Text(text, false) };
+                    let quoted =
+                        Tree { file: place.0, line: place.1, column: place.2, value: Value::Text(text, false) };
                     Value::Map(vec![("name".into(), self.text(name)), ("value".into(), quoted)])
                 }
                 _ => Value::Map(vec![("name".into(), self.text(name))]),
@@ -344,7 +356,9 @@ impl<'a> Chart<'_, 'a> {
             format!("{}:{}", port("servicePort"), port("containerPort"))
         };
         let on = |protocol: &&str| self.is_on(&["proxy", protocol, "enabled"]);
-        self.text(["http", "tls"].iter().copied().filter(on).map(|protocol| map(&protocol)).collect::<Vec<_>>().join(", "))
+        self.text(
+            ["http", "tls"].iter().copied().filter(on).map(|protocol| map(&protocol)).collect::<Vec<_>>().join(", "),
+        )
     }
 
     fn ports(&self, budget: &mut Budget) -> Result<Tree<'a>> {
