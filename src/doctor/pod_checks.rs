@@ -1,17 +1,19 @@
 //! What goes wrong between a manifest and what Kong listens on.
 
+use std::collections::BTreeMap;
+
 use super::fix::snippet;
 use super::manifest::{Detail, Format, Found, Port, UNPRIVILEGED_PORT_START};
 use super::{Container, Finding, Level, Role, Variable};
 use crate::kong::{Version, listen};
 
 /// What the checks need to know of the image.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// The version of Kong in it, if it is one.
     pub version: Option<&'a Version>,
-    /// Names and values of `Env` in its config.
-    pub env: &'a [(String, String)],
+    /// `Env` in its config.
+    pub env: &'a BTreeMap<String, String>,
     /// `User` in its config.
     pub user: Option<&'a str>,
 }
@@ -64,8 +66,8 @@ impl<'a> Pair<'a> {
             Some(Some(value)) => Setting::Known(value),
             Some(None) => Setting::Elsewhere,
             None if self.container.env_from => Setting::Elsewhere,
-            None => match self.facts.env.iter().rev().find(|(key, _)| key == name) {
-                Some((_, value)) => Setting::Known(value),
+            None => match self.facts.env.get(name) {
+                Some(value) => Setting::Known(value),
                 None => Setting::Absent,
             },
         }
@@ -80,8 +82,7 @@ impl<'a> Pair<'a> {
 
     /// The listeners of the proxy, if it is Kong and they are known.
     fn listeners(&self) -> Option<Vec<listen::Listener>> {
-        let names =
-            self.container.env.iter().map(|variable| &variable.name).chain(self.facts.env.iter().map(|(name, _)| name));
+        let names = self.container.env.iter().map(|variable| &variable.name).chain(self.facts.env.keys());
         if self.facts.version.is_none() && !names.into_iter().any(|name| name.starts_with("KONG_")) {
             return None;
         }
@@ -162,7 +163,7 @@ impl<'a> Pair<'a> {
 
     /// M5: the manifest's value wins over the image's.
     fn listen_overridden(&self) -> Option<Finding> {
-        let (_, baked) = self.facts.env.iter().rev().find(|(name, _)| name == "KONG_PROXY_LISTEN")?;
+        let baked = self.facts.env.get("KONG_PROXY_LISTEN")?;
         let low = |text: &str| listen::parse(text, None).is_ok_and(|all| all.iter().any(|one| one.port < 1024));
         let own = self.own("KONG_PROXY_LISTEN")?;
         let listeners = self.listeners()?;
@@ -362,7 +363,7 @@ fn services(found: &Found, facts: &Facts<'_>) -> Vec<Finding> {
         let selects = |detail: &Detail| {
             !service.selector.is_empty()
                 && near(detail)
-                && service.selector.iter().all(|label| detail.labels.contains(label))
+                && service.selector.iter().all(|(key, value)| detail.labels.get(key) == Some(value))
         };
         let pairs: Vec<Pair<'_>> = found
             .containers

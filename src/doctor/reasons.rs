@@ -10,14 +10,14 @@ use crate::capability::Capability;
 pub const NO_NEW_PRIVILEGES: &str = "no-new-privileges";
 
 /// NET_BIND_SERVICE is not in the bounding set.
-pub const CAPABILITY_DROPPED: &str = "capability-dropped";
+pub const BOUNDING_SET: &str = "bounding-set";
 
 /// The user namespace of the container does not own the network.
 pub const USER_NAMESPACE: &str = "user-namespace";
 
 impl Found {
     /// Why container number `at` cannot use a `cap_net_bind_service=ep` of a file, if it cannot: [`NO_NEW_PRIVILEGES`],
-    /// [`CAPABILITY_DROPPED`], [`USER_NAMESPACE`]. Whether that matters depends on what it executes and binds.
+    /// [`BOUNDING_SET`], [`USER_NAMESPACE`]. Whether that matters depends on what it executes and binds.
     pub fn reasons(&self, at: usize) -> Vec<Finding> {
         let Some((container, detail)) = self.containers.get(at).zip(self.details.get(at)) else { return Vec::new() };
         let mut reasons = Vec::new();
@@ -55,7 +55,7 @@ fn dropped(container: &Container, detail: &Detail) -> Finding {
         Format::Values => "containerSecurityContext (of the chart, if the values say nothing)",
     };
     Finding {
-        code: CAPABILITY_DROPPED,
+        code: BOUNDING_SET,
         level: Level::Breaks,
         place: container.place.clone(),
         what: "it is not even executed: Operation not permitted".to_owned(),

@@ -138,7 +138,7 @@ impl Service<'_, '_> {
             drop: security.drop.clone(),
             ports: self.ports(),
             namespace: None,
-            labels: Vec::new(),
+            labels: HashMap::new(),
             pull_policy: None,
         };
         let container = Container {

@@ -7,26 +7,40 @@ use super::typed::{Refusal, Want, get, maps, text};
 use crate::doctor::Variable;
 use crate::error::Result;
 
-/// A ConfigMap among the manifests.
-pub(super) struct ConfigMap<'t, 'a> {
-    pub(super) namespace: Option<&'t str>,
-    pub(super) name: &'t str,
-    pub(super) data: &'t Tree<'a>,
+/// The data of the ConfigMaps among the manifests.
+#[derive(Default)]
+pub(super) struct ConfigMaps<'t, 'a> {
+    /// By name and namespace.
+    exact: HashMap<(&'t str, Option<&'t str>), &'t Tree<'a>>,
+    /// The first of each name.
+    first: HashMap<&'t str, &'t Tree<'a>>,
+}
+
+impl<'t, 'a> ConfigMaps<'t, 'a> {
+    pub(super) fn add(&mut self, name: &'t str, namespace: Option<&'t str>, data: &'t Tree<'a>) {
+        self.exact.insert((name, namespace), data);
+        self.first.entry(name).or_insert(data);
+    }
+
+    /// The one that a pod means; a manifest without a namespace goes into that of the others.
+    fn get(&self, name: &'t str, namespace: Option<&'t str>) -> Option<&'t Tree<'a>> {
+        let found = match namespace {
+            Some(_) => self.exact.get(&(name, namespace)).or_else(|| self.exact.get(&(name, None))),
+            None => self.first.get(name),
+        };
+        found.copied()
+    }
 }
 
 /// The variables of a container, of which each name is there once, and whether more come from elsewhere.
-pub(super) fn read(
-    container: &Tree<'_>,
-    namespace: Option<&str>,
-    configs: &[ConfigMap<'_, '_>],
+pub(super) fn read<'t>(
+    container: &'t Tree<'_>,
+    namespace: Option<&'t str>,
+    configs: &ConfigMaps<'t, '_>,
     refusal: &mut Option<Refusal>,
     budget: &mut Budget,
 ) -> Result<(Vec<Variable>, bool)> {
-    let config = |name: &str| {
-        // A manifest without a namespace goes into that of the others.
-        let near = |other: Option<&str>| other.is_none() || namespace.is_none() || other == namespace;
-        configs.iter().find(|config| config.name == name && near(config.namespace)).map(|config| config.data)
-    };
+    let config = |name: &'t str| configs.get(name, namespace);
     let mut variables = Vec::new();
     let mut values: HashMap<String, Option<String>> = HashMap::new();
     let mut elsewhere = false;
@@ -51,6 +65,8 @@ pub(super) fn read(
             Some(from) => {
                 let key = from.text_at(&["configMapKeyRef", "key"]);
                 let data = from.text_at(&["configMapKeyRef", "name"]).and_then(config);
+                // Looking for a key takes a look at each.
+                budget.take(container.file, data.map_or(0, |data| data.entries().len()))?;
                 data.zip(key).and_then(|(data, key)| data.text_at(&[key])).map(str::to_owned)
             }
             None => {
@@ -138,9 +154,10 @@ mod tests {
     fn shown(text: &str) -> Result<String> {
         let stream = yaml::read(text, "f").unwrap();
         let tree = resolve(stream.documents[0].root.as_ref().unwrap(), "f", &mut Budget::default()).unwrap();
-        let configs: Vec<_> = tree.get("configs").map(Tree::entries).unwrap_or_default().iter().collect();
-        let configs: Vec<_> =
-            configs.iter().map(|(name, data)| ConfigMap { namespace: Some("a"), name, data }).collect();
+        let mut configs = ConfigMaps::default();
+        for (name, data) in tree.get("configs").map(Tree::entries).unwrap_or_default() {
+            configs.add(name, Some("a"), data);
+        }
         let (variables, elsewhere) =
             read(&tree, tree.text_at(&["namespace"]), &configs, &mut None, &mut Budget::default())?;
         let one = |v: &Variable| format!("{}={}@{}", v.name, v.value.as_deref().unwrap_or("?"), v.place);

@@ -17,9 +17,10 @@ mod values;
 
 use std::collections::{BTreeSet, HashMap};
 
-use self::environment::ConfigMap;
+use self::environment::ConfigMaps;
 use self::pod::Cluster;
 use self::tree::{Budget, Tree, Value};
+use self::typed::Refusal;
 use super::{Container, Finding};
 use crate::error::{Error, Result};
 use crate::kubernetes::Manifest;
@@ -28,7 +29,7 @@ use crate::kubernetes::yaml::{self, Stream};
 /// The lowest port that needs no capability, as a sysctl (ip(7)).
 pub(super) const UNPRIVILEGED_PORT_START: &str = "net.ipv4.ip_unprivileged_port_start";
 
-/// Containers of the image that are looked at.
+/// Containers of the image that there may be, and Services that are looked at.
 const MAX_CONTAINERS: usize = 1000;
 
 /// Other images that an error names.
@@ -64,7 +65,7 @@ pub(super) struct Detail {
     pub(super) ports: Vec<Port>,
     pub(super) namespace: Option<String>,
     /// Labels of the pod.
-    pub(super) labels: Vec<(String, String)>,
+    pub(super) labels: HashMap<String, String>,
     pub(super) pull_policy: Option<String>,
 }
 
@@ -114,9 +115,16 @@ impl Found {
 struct Images<'f> {
     meant: &'f dyn Fn(&str) -> bool,
     others: BTreeSet<String>,
+    /// What could not be read of objects in which the image was not found.
+    refusal: Option<Refusal>,
 }
 
 impl Images<'_> {
+    /// Remembers why the image may not have been found in an object.
+    fn refused(&mut self, refusal: Option<Refusal>) {
+        self.refusal = self.refusal.take().or(refusal);
+    }
+
     /// Whether an image is meant.
     fn is_meant(&mut self, image: &str, at: &Tree<'_>) -> Result<bool> {
         if image.contains("{{") {
@@ -162,11 +170,11 @@ pub fn read(manifests: &[Manifest], image: &str, is_image: impl Fn(&str) -> bool
         }
     }
     let mut found = Found::default();
-    let mut images = Images { meant: &is_image, others: BTreeSet::new() };
+    let mut images = Images { meant: &is_image, others: BTreeSet::new(), refusal: None };
     let cluster = Cluster { configs: configs(&objects), namespaces: namespaces(&objects) };
     for object in &objects {
         match object.text_at(&["kind"]) {
-            Some("Service") => found.services.extend(service::read(object)),
+            Some("Service") if found.services.len() < MAX_CONTAINERS => found.services.extend(service::read(object)),
             _ => pod::read(object, &cluster, &mut images, &mut found, &mut budget)?,
         }
     }
@@ -174,7 +182,7 @@ pub fn read(manifests: &[Manifest], image: &str, is_image: impl Fn(&str) -> bool
     compose::read(composes, &mut images, &mut found, &mut budget)?;
     values::read(values, &mut images, &mut found, &mut budget)?;
     if found.containers.is_empty() {
-        return Err(nothing(image, &images.others, has_values));
+        return Err(nothing(image, &images, has_values));
     }
     Ok(found)
 }
@@ -244,13 +252,14 @@ fn flatten<'a>(tree: Tree<'a>, objects: &mut Vec<Tree<'a>>) {
     }
 }
 
-fn configs<'t, 'a>(objects: &'t [Tree<'a>]) -> Vec<ConfigMap<'t, 'a>> {
-    let maps = objects.iter().filter(|object| object.text_at(&["kind"]) == Some("ConfigMap"));
-    let config = |object: &'t Tree<'a>| {
-        let namespace = object.text_at(&["metadata", "namespace"]);
-        Some(ConfigMap { namespace, name: object.text_at(&["metadata", "name"])?, data: object.get("data")? })
-    };
-    maps.filter_map(config).collect()
+fn configs<'t, 'a>(objects: &'t [Tree<'a>]) -> ConfigMaps<'t, 'a> {
+    let mut configs = ConfigMaps::default();
+    for object in objects.iter().filter(|object| object.text_at(&["kind"]) == Some("ConfigMap")) {
+        if let (Some(name), Some(data)) = (object.text_at(&["metadata", "name"]), object.get("data")) {
+            configs.add(name, object.text_at(&["metadata", "namespace"]), data);
+        }
+    }
+    configs
 }
 
 fn namespaces<'t>(objects: &'t [Tree<'_>]) -> HashMap<&'t str, &'t str> {
@@ -262,8 +271,12 @@ fn namespaces<'t>(objects: &'t [Tree<'_>]) -> HashMap<&'t str, &'t str> {
     namespaces.filter_map(level).collect()
 }
 
-fn nothing(image: &str, others: &BTreeSet<String>, values: bool) -> Error {
+fn nothing(image: &str, images: &Images<'_>, values: bool) -> Error {
+    let others = &images.others;
     let error = Error::not_found(format!("no container in these manifests uses {image}"));
+    if let Some(Refusal { place, says }) = &images.refusal {
+        return error.hint(format!("{place}: the API server cannot read this: {says}"));
+    }
     let last = |name: &str| name.rsplit('/').next().unwrap_or_default().split([':', '@']).next().map(str::to_owned);
     let alike: Vec<&String> = others.iter().filter(|other| last(other) == last(image)).collect();
     match (&alike[..], others.len()) {

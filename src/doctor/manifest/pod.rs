@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::admission;
-use super::environment::{self, ConfigMap};
+use super::environment::{self, ConfigMaps};
 use super::security::Security;
 use super::tree::{Budget, Tree};
 use super::typed::{Refusal, Want, fits, get, maps, text, texts};
@@ -14,7 +14,7 @@ use crate::kubernetes::{LISTS, POD_TEMPLATES};
 
 /// The objects of all manifests that belong together.
 pub(super) struct Cluster<'t, 'a> {
-    pub(super) configs: Vec<ConfigMap<'t, 'a>>,
+    pub(super) configs: ConfigMaps<'t, 'a>,
     /// Namespaces, with the level of Pod Security that they enforce.
     pub(super) namespaces: HashMap<&'t str, &'t str>,
 }
@@ -57,13 +57,13 @@ pub(super) fn read(
     let mut template = object;
     for key in *keys {
         let Some(below) = get(template, key, Want::Map, &mut refusal) else {
-            refuse(object, kind, refusal, found);
+            images.refused(refusal);
             return Ok(());
         };
         template = below;
     }
     let Some(spec) = get(template, "spec", Want::Map, &mut refusal) else {
-        refuse(object, kind, refusal, found);
+        images.refused(refusal);
         return Ok(());
     };
     let name = object.text_at(&["metadata", "name"]).or(object.text_at(&["metadata", "generateName"]));
@@ -89,8 +89,10 @@ pub(super) fn read(
             }
         }
     }
-    refuse(object, kind, refusal, found);
-    if !workload.containers.is_empty() {
+    if workload.containers.is_empty() {
+        images.refused(refusal);
+    } else {
+        refuse(object, kind, refusal, found);
         admission::check(&workload, cluster, &mut found.findings);
     }
     Ok(())
@@ -219,7 +221,7 @@ fn ports(container: &Tree<'_>, refusal: &mut Option<Refusal>) -> Vec<Port> {
 }
 
 /// The labels of a pod.
-fn labels(template: &Tree<'_>) -> Vec<(String, String)> {
+fn labels(template: &Tree<'_>) -> HashMap<String, String> {
     let labels = template.at(&["metadata", "labels"]).map(Tree::entries).unwrap_or_default();
     labels.iter().filter_map(|(key, value)| Some((key.clone().into_owned(), value.text()?.to_owned()))).collect()
 }

@@ -277,6 +277,12 @@ fn what_cannot_be_read_is_an_error_with_a_place() {
             "no container",
             "kong:3.9 unless image.repository",
         ),
+        (
+            "kind: Pod\nspec: {containers: {image: kong}}\n",
+            Kind::NotFound,
+            "no container",
+            "f:2: the API server cannot read this: json: cannot unmarshal object",
+        ),
         (&aliases, Kind::Content, "f grows beyond", ""),
         (circle, Kind::Content, "f:2: service a extends itself", ""),
         (&containers, Kind::Content, "f:1004: more than 1000 containers", ""),

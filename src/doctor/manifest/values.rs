@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use super::environment::ConfigMaps;
 use super::overlay::{Rules, overlay};
 use super::pod::{self, Cluster};
 use super::tree::{Budget, Tree, Value, resolve};
@@ -56,7 +57,7 @@ pub(super) fn read(
     }
     let before = (found.details.len(), found.findings.len());
     let chart = Chart { file, values: &values };
-    let cluster = Cluster { configs: Vec::new(), namespaces: HashMap::new() };
+    let cluster = Cluster { configs: ConfigMaps::default(), namespaces: HashMap::new() };
     for object in chart.objects(budget)? {
         pod::read(&object, &cluster, images, found, budget)?;
     }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::doctor::manifest::read;
-use crate::doctor::reasons::{CAPABILITY_DROPPED, NO_NEW_PRIVILEGES, USER_NAMESPACE};
+use crate::doctor::reasons::{BOUNDING_SET, NO_NEW_PRIVILEGES, USER_NAMESPACE};
 use crate::kubernetes::Manifest;
 
 fn found(text: &str) -> Found {
@@ -21,8 +21,8 @@ const HOST: &str = "  hostNetwork: true";
 
 #[test]
 fn what_kong_listens_on_is_held_against_the_manifest() {
-    let baked = [("KONG_PROXY_LISTEN".to_owned(), "0.0.0.0:80, 0.0.0.0:443 ssl".to_owned())];
-    let none = [];
+    let baked = BTreeMap::from([("KONG_PROXY_LISTEN".to_owned(), "0.0.0.0:80, 0.0.0.0:443 ssl".to_owned())]);
+    let none = BTreeMap::new();
     let service = |port: &str| {
         format!(
             "---\nkind: Service\nmetadata: {{name: s}}\nspec:\n  selector: {{app: kong}}\n  ports: [{{port: 80, targetPort: {port}}}]\n"
@@ -30,7 +30,7 @@ fn what_kong_listens_on_is_held_against_the_manifest() {
     };
     let and = |listen: &str, more: &str| format!("{}{more}]", listen.trim_end_matches(']'));
     for (env, version, user, text, expected) in [
-        (&none[..], "3.9.3", "kong", pod("", "", ""), vec![]),
+        (&none, "3.9.3", "kong", pod("", "", ""), vec![]),
         (&none, "3.9.3", "kong", pod("", HIGH, ""), vec![]),
         (&none, "3.9.3", "kong", pod("", LOW, ""), vec!["note sysctl-available f:7"]),
         (&none, "3.9.3", "kong", pod(HOST, LOW, ""), vec![]),
@@ -217,14 +217,14 @@ fn what_kong_listens_on_is_held_against_the_manifest() {
 #[test]
 fn an_image_that_is_no_kong_has_no_listen_variables() {
     let text = pod(HOST, "    ports: [{containerPort: 443}]", "");
-    assert_eq!(check(&found(&text), &Facts::default()), []);
+    assert_eq!(check(&found(&text), &Facts { version: None, env: &BTreeMap::new(), user: None }), []);
 }
 
 #[test]
 fn compose_ports_go_to_what_is_listened_on() {
     let found = found(include_str!("../../../testdata/doctor/compose.yaml"));
     let version = "3.9.3".parse().unwrap();
-    let facts = Facts { version: Some(&version), env: &[], user: Some("kong") };
+    let facts = Facts { version: Some(&version), env: &BTreeMap::new(), user: Some("kong") };
     let findings = check(&found, &facts);
     let shown: Vec<(&str, &str)> = findings.iter().map(|one| (one.code, one.place.as_str())).collect();
     assert_eq!(shown, [("dead-port", "f:33"), ("dead-port", "f:33"), ("admin-exposed", "f:22")]);
@@ -252,22 +252,22 @@ fn reasons_have_lines_that_mend_them() {
             kubernetes(
                 "{allowPrivilegeEscalation: false, capabilities: {drop: [ALL], add: [CAP_NET_BIND_SERVICE, CHOWN]}}",
             ),
-            vec![CAPABILITY_DROPPED, NO_NEW_PRIVILEGES],
+            vec![BOUNDING_SET, NO_NEW_PRIVILEGES],
             "# Pod p: spec.containers[a]\n    securityContext:\n      allowPrivilegeEscalation: true\n      capabilities:\n        drop: [ALL]\n        add: [CHOWN, NET_BIND_SERVICE]",
         ),
         (
             kubernetes("{capabilities: {drop: [NET_BIND_SERVICE, NET_RAW]}}"),
-            vec![CAPABILITY_DROPPED],
+            vec![BOUNDING_SET],
             "# Pod p: spec.containers[a]\n    securityContext:\n      allowPrivilegeEscalation: true\n      capabilities:\n        drop: [NET_RAW]\n        add: [NET_BIND_SERVICE]",
         ),
         (
             "services:\n  k:\n    image: kong\n    cap_drop: [ALL]\n    security_opt: [no-new-privileges]\n".to_owned(),
-            vec![CAPABILITY_DROPPED, NO_NEW_PRIVILEGES],
+            vec![BOUNDING_SET, NO_NEW_PRIVILEGES],
             "# service k: services.k\n    cap_drop: [ALL]\n    cap_add: [NET_BIND_SERVICE]\n    security_opt: [\"no-new-privileges:false\"]",
         ),
         (
             "image: {tag: x}\n".to_owned(),
-            vec![CAPABILITY_DROPPED, NO_NEW_PRIVILEGES],
+            vec![BOUNDING_SET, NO_NEW_PRIVILEGES],
             "# values of the chart kong: top level\ncontainerSecurityContext:\n  allowPrivilegeEscalation: true\n  capabilities:\n    drop: [ALL]\n    add: [NET_BIND_SERVICE]",
         ),
         (pod("  hostNetwork: true\n  hostUsers: false", "", ""), vec![USER_NAMESPACE], ""),
