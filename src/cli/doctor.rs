@@ -1,21 +1,28 @@
 //! `capatch doctor`.
 
 use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::k8s::{OFFICIAL, read};
 use super::patch::profiles;
 use super::{Common, Opened, bars, explain, parse_platform, parse_reference};
+use crate::doctor::manifest::{self, Found};
 use crate::doctor::{self, Examination, Fate, Finding, Level, Options};
 use crate::error::{Error, Kind, Result, printable};
+use crate::image::Image;
+use crate::oci::manifest::BASE_NAME;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::profile::Profile;
+use crate::transport::blocking;
 
 /// Tell whether an image will start and bind its ports, before anybody runs it
 ///
-/// Reads the image, follows its start chain without executing anything, and says what the kernel will make of it in the usual
-/// ways to run it. Exit code 8 if something breaks it.
+/// Reads the image, follows its start chain without executing anything, and says what the kernel will make of it as the
+/// manifests run it, or in the usual ways. Exit code 8 if something breaks it.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// NAME[:TAG|@DIGEST] in a registry, or oci:DIR[:TAG|@DIGEST]
@@ -33,6 +40,9 @@ pub(super) struct Arguments {
     /// Explain this text, one line or many, as a log has it; - is standard input
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["image", "platform", "file"])]
     explain: Option<String>,
+    /// Manifests that run it: Kubernetes objects, Compose files, values of Kong's Helm chart; - is standard input
+    #[arg(short = 'f', long = "manifest", value_name = "FILE", num_args = 1..)]
+    manifests: Vec<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -67,12 +77,16 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     };
     let mut report =
         Report { image: reference.to_string(), digest: root.descriptor.digest.to_string(), images: Vec::new() };
+    let manifests = match arguments.manifests.is_empty() {
+        true => None,
+        false => Some(Arc::new(found(arguments, reference, root.document.annotation(BASE_NAME)?, &images).await?)),
+    };
     let linux: Vec<_> = images.iter().filter(|image| image.platform.os == "linux").collect();
     if linux.is_empty() {
         return Err(Error::content("there is no Linux image in it").context(reference));
     }
     for image in linux {
-        let examination = doctor::examine(&place, &tree, image, &options, &[], &progress)
+        let examination = doctor::examine(&place, &tree, image, &options, manifests.as_ref(), &progress)
             .await
             .map_err(|e| e.context(&image.platform).context(reference))?;
         let (platform, digest) = (image.platform.to_string(), image.descriptor.digest.to_string());
@@ -94,6 +108,35 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
         )
         .context(reference)),
     }
+}
+
+/// The containers of the image, or of what it was made from, in the manifests.
+async fn found(arguments: &Arguments, image: &Reference, base: Option<String>, images: &[Image]) -> Result<Found> {
+    let manifests = arguments.manifests.iter().map(|file| read(file, false)).collect::<Result<Vec<_>>>()?;
+    let labels = images.first().map(|image| image.config.labels()).transpose()?;
+    let base = base.or_else(|| labels.and_then(|labels| labels.get(BASE_NAME).cloned()));
+    let base: Option<Reference> = base.and_then(|base| base.parse().ok());
+    let name = image.to_string();
+    let is_registry = matches!(image, Reference::Registry { .. });
+    let meant: Vec<Reference> = match is_registry {
+        true => base.into_iter().chain([image.clone()]).collect(),
+        // It has no name that a manifest could have: any that looks like its base is taken for it.
+        false if base.is_some() => base.into_iter().collect(),
+        false if arguments.profile.name != "kong" => arguments.profile.name.parse().into_iter().collect(),
+        false => OFFICIAL.iter().filter_map(|name| name.parse().ok()).collect(),
+    };
+    let repository = move |one: &Reference| match one {
+        Reference::Registry { repository, .. } if is_registry => repository.to_string(),
+        Reference::Registry { repository, .. } => last(&repository.to_string()).to_owned(),
+        other => other.with_target(None).to_string(),
+    };
+    let names: Vec<String> = meant.iter().map(&repository).collect();
+    let is_image = move |text: &str| text.parse::<Reference>().is_ok_and(|one| names.contains(&repository(&one)));
+    blocking(move || manifest::read(&manifests, &name, is_image)).await
+}
+
+fn last(repository: &str) -> &str {
+    repository.rsplit('/').next().unwrap_or(repository)
 }
 
 fn s(count: usize) -> &'static str {

@@ -18,7 +18,7 @@ use crate::transport::blocking;
 const MAX_FILE: u64 = 16 << 20;
 
 /// The official images, for manifests that get no other one.
-const OFFICIAL: [&str; 3] = ["kong", "kong/kong", "kong/kong-gateway"];
+pub(super) const OFFICIAL: [&str; 3] = ["kong", "kong/kong", "kong/kong-gateway"];
 
 /// Edit Kubernetes manifests that run Kong so that it listens on ports 80 and 443 of every node
 ///
@@ -192,7 +192,7 @@ async fn base_of(image: &Reference, common: &Common) -> Result<Option<String>> {
     Ok(labels.and_then(|labels| labels.get(BASE_NAME).cloned()))
 }
 
-fn read(file: &Path, write: bool) -> Result<Manifest> {
+pub(super) fn read(file: &Path, write: bool) -> Result<Manifest> {
     let name = file.display().to_string();
     let pipe = file.as_os_str() == "-";
     if pipe && write {

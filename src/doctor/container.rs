@@ -41,6 +41,8 @@ pub struct Container {
     pub mounts: Vec<String>,
     /// What is executed in it beside its main process: probes and hooks.
     pub commands: Vec<Command>,
+    /// Whether Docker's engine runs it, which gives users other than root the bounding set alone (moby, `SetCapabilities`).
+    pub docker: bool,
 }
 
 /// What a container is for.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::container::{Container, Variable};
+use super::container::{Container, Role, Variable};
 use super::facts::{Facts, Listen};
 use super::files::{Files, Open};
 use super::judge::{Judged, judge};
+use super::manifest::Found;
 use super::outcome::{NODE_PORT_START, Outcome};
 use super::start::{Action, End, Run, Step};
-use super::{Finding, Level, checks, findings, ways};
+use super::{Finding, Level, checks, findings, pod_checks, ways};
 use crate::error::{Error, Result};
 use crate::image::{Image, Node};
 use crate::kong::ports::low_ports;
@@ -69,7 +70,7 @@ pub struct Fate {
     pub words: String,
 }
 
-/// Examines `image`, which was read from `place` and is part of `tree`; without `containers`, in the standard ways to run it.
+/// Examines `image`, which was read from `place` and is part of `tree`; as `manifests` run it, or in the standard ways.
 ///
 /// # Errors
 /// The program is not in the image; a layer cannot be read or was refused; nonsense in the config.
@@ -78,11 +79,11 @@ pub async fn examine(
     tree: &Node,
     image: &Image,
     options: &Options,
-    containers: &[Container],
+    manifests: Option<&Arc<Found>>,
     progress: &Arc<dyn Progress>,
 ) -> Result<Examination> {
     let (place, source, options) = (place.clone(), image.clone(), options.clone());
-    let (containers, progress) = (containers.to_vec(), progress.clone());
+    let (manifests, progress) = (manifests.cloned(), progress.clone());
     let mut examination = blocking(move || {
         let layers = source.layers()?;
         let handle = tokio::runtime::Handle::current();
@@ -94,7 +95,7 @@ pub async fn examine(
             Ok(Box::new(WatchedReader::new(handle.block_on(place.reader(descriptor))?, bar)))
         });
         let mut files = Files::new(layers, options.limits, open);
-        examine_files(&mut files, &source.config, &source.platform, &options, &containers)
+        examine_files(&mut files, &source.config, &source.platform, &options, manifests.as_deref())
     })
     .await?;
     examination.findings.extend(attestations(tree, image));
@@ -126,13 +127,14 @@ fn examine_files(
     config: &ImageConfig,
     platform: &Platform,
     options: &Options,
-    containers: &[Container],
+    manifests: Option<&Found>,
 ) -> Result<Examination> {
     let facts = Facts::read(files, config, platform, options.profile, options.file.as_deref())?;
-    let standard = containers.is_empty();
-    let containers = if standard { ways::standard() } else { containers.to_vec() };
+    let standard = manifests.is_none();
+    let containers = manifests.map_or_else(ways::standard, |found| found.containers.clone());
     let mut found = Vec::new();
     let mut fates = Vec::new();
+    let mut bad = None;
     let mut start = Vec::new();
     for (at, container) in containers.into_iter().enumerate() {
         let container = if standard { with_low_ports(&facts, container) } else { container };
@@ -142,12 +144,24 @@ fn examine_files(
         }
         // Of the standard ways only the first is what people are taken to want.
         if !standard || at == 0 {
-            found.extend(of_container(&facts, options, &container, &judged));
+            let findings = of_container(&facts, options, &container, &judged);
+            let reasons = manifests.map(|found| found.reasons(at)).unwrap_or_default();
+            found.extend(findings.into_iter().map(|finding| with_reason(finding, &reasons)));
+        }
+        // What only prepares or works may end.
+        let may_end = container.role != Role::Main && matches!(judged.outcome, Outcome::Ends { .. });
+        if bad.is_none() && judged.outcome.is_bad() && !may_end {
+            bad = Some(at);
         }
         let Container { name, place, .. } = container;
         fates.push(Fate { name, place, words: judged.outcome.to_string(), outcome: judged.outcome });
     }
     let mut all = found;
+    let mut said = Vec::new();
+    if let Some(manifests) = manifests {
+        said = of_manifests(&facts, options, manifests, &all);
+        all.extend(said.iter().cloned());
+    }
     all.extend(checks::image(&facts, files)?);
     let mut unique: Vec<Finding> = Vec::new();
     for finding in all {
@@ -156,7 +170,7 @@ fn examine_files(
         }
     }
     Ok(Examination {
-        verdict: verdict(&fates, standard),
+        verdict: verdict(&fates, bad.filter(|_| !standard), standard, &said),
         program: facts.path(),
         capabilities: facts.capabilities.as_ref().and_then(|read| read.as_ref().ok()).map(ToString::to_string),
         user: facts.user.clone(),
@@ -167,10 +181,15 @@ fn examine_files(
     })
 }
 
-/// The verdict is about the first of the standard ways; of containers that somebody wrote, about the first that fails.
-fn verdict(fates: &[Fate], standard: bool) -> String {
-    let bad = fates.iter().find(|fate| fate.outcome.is_bad()).filter(|_| !standard);
-    let about = bad.or(fates.first());
+/// The verdict is about the first of the standard ways; of containers that somebody wrote, about the first that fails, or
+/// that serves.
+fn verdict(fates: &[Fate], bad: Option<usize>, standard: bool, said: &[Finding]) -> String {
+    let bad = bad.and_then(|at| fates.get(at));
+    let about = bad.or(fates.iter().find(|fate| fate.outcome.serves())).or(fates.first());
+    let breaks = said.iter().find(|finding| finding.level == Level::Breaks);
+    if let (None, Some(finding)) = (bad, breaks) {
+        return format!("{}: {}", finding.place, finding.what);
+    }
     match about {
         Some(Fate { outcome: Outcome::NotNeeded { .. }, words, .. }) => {
             format!("the patch is not needed here: it {words}")
@@ -179,6 +198,30 @@ fn verdict(fates: &[Fate], standard: bool) -> String {
         Some(fate) => format!("{}: {}", fate.name, fate.words),
         None => "nothing to run".to_owned(),
     }
+}
+
+/// What is wrong with a container, with what in its manifest makes it so and what mends it there.
+fn with_reason(finding: Finding, reasons: &[Finding]) -> Finding {
+    match reasons.iter().find(|reason| reason.code == finding.code) {
+        Some(Finding { why, fix, .. }) => Finding { why: why.clone(), fix: fix.clone().or(finding.fix), ..finding },
+        None => finding,
+    }
+}
+
+/// What is said about manifests beside what becomes of their containers.
+fn of_manifests(facts: &Facts, options: &Options, manifests: &Found, known: &[Finding]) -> Vec<Finding> {
+    let known = |code| known.iter().any(|finding| finding.code == code);
+    let kong = pod_checks::Facts {
+        version: facts.version.as_ref(),
+        env: &facts.env,
+        user: Some(&facts.user).filter(|user| !user.is_empty()).map(String::as_str),
+        image: &options.image,
+    };
+    let mut findings = manifests.findings.clone();
+    findings.extend(pod_checks::check(manifests, &kong));
+    // The start script says so itself.
+    findings.retain(|finding| finding.code != "capability-replaced" || !known("overwritten"));
+    findings
 }
 
 /// The question is whether it could have low ports: the container says that it wants them.

@@ -107,8 +107,9 @@ pub(super) fn outcome(
     let mut image = Image { files, users: &facts.users, target: facts.target.path.clone() };
     let (runs, _) = follow(&mut image, start)?;
     let ports = ports(facts, &start.env, listen);
+    let process = if container.docker { Process::of_docker_container } else { Process::of_container };
     let walk = Walk {
-        process: Process::of_container(start.user.uid, container.bounding, container.no_new_privileges),
+        process: process(start.user.uid, container.bounding, container.no_new_privileges),
         target: &facts.target,
         read_only: container.read_only,
         ports: &ports,

@@ -351,6 +351,11 @@ impl Outcome {
         }
     }
 
+    /// Whether it serves.
+    pub fn serves(&self) -> bool {
+        matches!(self, Outcome::Serves { .. } | Outcome::NotNeeded { .. })
+    }
+
     /// Whether it fails for sure.
     pub fn is_bad(&self) -> bool {
         matches!(self, Outcome::CannotBind { .. } | Outcome::CannotStart { .. } | Outcome::Ends { .. })

@@ -6,6 +6,7 @@ use super::fix::snippet;
 use super::manifest::{Detail, Format, Found, Port, UNPRIVILEGED_PORT_START};
 use super::{Container, Finding, Level, Role, Variable};
 use crate::kong::{Version, listen};
+use crate::oci::reference::Reference;
 
 /// What the checks need to know of the image.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,8 @@ pub struct Facts<'a> {
     pub env: &'a BTreeMap<String, String>,
     /// `User` in its config.
     pub user: Option<&'a str>,
+    /// The image, as the user wrote it.
+    pub image: &'a str,
 }
 
 /// The ports that were Kong's before it got low ones, and those.
@@ -45,6 +48,7 @@ pub fn check(found: &Found, facts: &Facts<'_>) -> Vec<Finding> {
             findings.extend(pair.pull_policy());
         }
         findings.extend(pair.init());
+        findings.extend(pair.other_image());
     }
     findings.extend(services(found, facts));
     findings
@@ -326,6 +330,27 @@ impl<'a> Pair<'a> {
                 Format::Kubernetes => self.beside(&["securityContext:", "  runAsUser: 1000"]),
                 Format::Compose => self.beside(&["user: kong"]),
                 Format::Values => Some("containerSecurityContext:\n  runAsUser: 1000".to_owned()),
+            },
+        })
+    }
+
+    /// The manifest still runs what the image was made from.
+    fn other_image(&self) -> Option<Finding> {
+        let Facts { image, .. } = *self.facts;
+        let parse = |text: &str| text.parse::<Reference>().ok().filter(|one| matches!(one, Reference::Registry { .. }));
+        let (own, meant) = (parse(&self.container.image)?, parse(image)?);
+        (own != meant).then(|| Finding {
+            code: "other-image",
+            level: Level::Warning,
+            place: self.container.place.clone(),
+            what: format!(
+                "it runs {}, and nothing of what is told here about {image} is true of it",
+                self.container.image
+            ),
+            why: "the manifest names another image, or another tag of it".to_owned(),
+            fix: match self.detail.format {
+                Format::Values => Some("set image.repository and image.tag".to_owned()),
+                _ => self.beside(&[&format!("image: {image}")]),
             },
         })
     }

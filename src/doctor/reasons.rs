@@ -39,12 +39,6 @@ impl Found {
         }
         reasons
     }
-
-    /// Whether container number `at` is run by Docker's engine (or podman) instead of a runtime of Kubernetes; the two
-    /// start a user other than root with different capabilities.
-    pub fn is_compose(&self, at: usize) -> bool {
-        self.details.get(at).is_some_and(|detail| detail.format == Format::Compose)
-    }
 }
 
 /// M2.

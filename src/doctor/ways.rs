@@ -24,6 +24,7 @@ fn container(name: &str, place: &str, host_network: bool) -> Container {
         unprivileged_port_start: None,
         mounts: Vec::new(),
         commands: Vec::new(),
+        docker: false,
     }
 }
 
@@ -42,7 +43,7 @@ pub(super) fn standard() -> Vec<Container> {
             ..pod("pod: the same, allowPrivilegeEscalation: false (restricted)")
         },
         Container { user: Some("0".to_owned()), ..pod("pod: hostNetwork, runAsUser: 0") },
-        container("docker run --network host", "docker", true),
-        container("docker run", "docker", false),
+        Container { docker: true, ..container("docker run --network host", "docker", true) },
+        Container { docker: true, ..container("docker run", "docker", false) },
     ]
 }

@@ -161,6 +161,7 @@ impl Service<'_, '_> {
             unprivileged_port_start: start,
             mounts: self.mounts(),
             commands: self.healthcheck(),
+            docker: true,
         };
         (container, detail)
     }

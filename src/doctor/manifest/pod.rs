@@ -183,6 +183,7 @@ fn read_container(
         unprivileged_port_start: start.and_then(|sysctl| text(sysctl, "value", refusal)?.parse().ok()),
         mounts: mounts.iter().filter_map(|mount| Some(text(mount, "mountPath", refusal)?.to_owned())).collect(),
         commands: commands(container, refusal),
+        docker: false,
     };
     Ok((read, detail, security))
 }

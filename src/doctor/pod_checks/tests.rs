@@ -202,7 +202,7 @@ fn what_kong_listens_on_is_held_against_the_manifest() {
         ),
     ] {
         let version = version.parse().unwrap();
-        let facts = Facts { version: Some(&version), env, user: Some(user) };
+        let facts = Facts { version: Some(&version), env, user: Some(user), image: "kong" };
         let findings = check(&found(&text), &facts);
         let codes: Vec<String> = findings
             .iter()
@@ -217,14 +217,15 @@ fn what_kong_listens_on_is_held_against_the_manifest() {
 #[test]
 fn an_image_that_is_no_kong_has_no_listen_variables() {
     let text = pod(HOST, "    ports: [{containerPort: 443}]", "");
-    assert_eq!(check(&found(&text), &Facts { version: None, env: &BTreeMap::new(), user: None }), []);
+    assert_eq!(check(&found(&text), &Facts { version: None, env: &BTreeMap::new(), user: None, image: "kong" }), []);
 }
 
 #[test]
 fn compose_ports_go_to_what_is_listened_on() {
     let found = found(include_str!("../../../testdata/doctor/compose.yaml"));
     let version = "3.9.3".parse().unwrap();
-    let facts = Facts { version: Some(&version), env: &BTreeMap::new(), user: Some("kong") };
+    let facts =
+        Facts { version: Some(&version), env: &BTreeMap::new(), user: Some("kong"), image: "kong:3.9.3-lowport" };
     let findings = check(&found, &facts);
     let shown: Vec<(&str, &str)> = findings.iter().map(|one| (one.code, one.place.as_str())).collect();
     assert_eq!(shown, [("dead-port", "f:33"), ("dead-port", "f:33"), ("admin-exposed", "f:22")]);
@@ -277,7 +278,7 @@ fn reasons_have_lines_that_mend_them() {
         assert_eq!(reasons.iter().map(|reason| reason.code).collect::<Vec<_>>(), codes, "{text}");
         assert!(reasons.iter().all(|reason| reason.fix.as_deref().unwrap_or_default() == fix), "{reasons:#?}");
         assert_eq!(found.reasons(100), []);
-        assert_eq!(found.is_compose(0), text.starts_with("services"));
+        assert_eq!(found.containers[0].docker, text.starts_with("services"));
     }
 }
 

@@ -1,0 +1,138 @@
+//! `capatch doctor IMAGE -f FILE`: what becomes of the containers of a patched Kong, as manifests run it.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::cli::{fails, ok, run};
+use serde_json::Value;
+
+fn testdata(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name).to_str().unwrap().to_owned()
+}
+
+/// A patched Kong, and a directory for manifests.
+struct Patched(tempfile::TempDir);
+
+impl Patched {
+    fn new() -> Self {
+        let patched = Patched(tempfile::tempdir().unwrap());
+        ok(["patch", &format!("oci:{}", testdata("kong")), &patched.image(), "--listen"]);
+        patched
+    }
+
+    fn image(&self) -> String {
+        format!("oci:{}:1", self.0.path().join("kong").display())
+    }
+
+    fn write(&self, text: &str) -> String {
+        let path = self.0.path().join("manifest.yaml");
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// The exit code, and what is said about the first platform.
+    fn look(&self, file: &str) -> (i32, Value) {
+        let run = run(["doctor", &self.image(), "--json", "-f", file]);
+        (run.code, run.json()["images"][0].clone())
+    }
+}
+
+fn finding<'a>(said: &'a Value, code: &str) -> &'a Value {
+    let all = said["findings"].as_array().unwrap();
+    all.iter().find(|finding| finding["code"] == code).unwrap_or_else(|| panic!("no {code} in {said:#}"))
+}
+
+#[test]
+fn what_the_manifest_says_decides_whether_it_starts_and_binds() {
+    let patched = Patched::new();
+    let pod = |context: &str| {
+        format!(
+            "kind: DaemonSet\nmetadata: {{name: kong}}\nspec:\n  template:\n    spec:\n      hostNetwork: true\n      dnsPolicy: ClusterFirstWithHostNet\n      containers:\n      - name: kong\n        image: registry.example.com/team/kong:1\n        securityContext: {context}\n"
+        )
+    };
+    let compose = |more: &str| format!("services:\n  kong: {{image: kong, network_mode: host, {more}}}\n");
+    for (text, code, verdict, found) in [
+        (pod("{}"), 0, "binds 80 and 443 as uid 1000", None),
+        (pod("{capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}}"), 0, "binds 80 and 443", None),
+        (
+            pod("{capabilities: {drop: [ALL]}}"),
+            8,
+            "Operation not permitted",
+            Some(("bounding-set", "the container's securityContext leaves")),
+        ),
+        (
+            pod("{allowPrivilegeEscalation: false}"),
+            8,
+            "cannot bind 80 and 443",
+            Some(("no-new-privileges", "allowPrivilegeEscalation: false")),
+        ),
+        (
+            pod("{}").replace("      hostNetwork", "      hostUsers: false\n      hostNetwork"),
+            8,
+            "cannot bind",
+            Some(("user-namespace-with-host-network", "user namespace")),
+        ),
+        (compose("user: kong"), 0, "binds 80 and 443 as uid 1000", None),
+        (
+            compose("security_opt: [no-new-privileges]"),
+            8,
+            "cannot bind 80 and 443",
+            Some(("no-new-privileges", "no-new-privileges")),
+        ),
+        (compose("cap_drop: [ALL]"), 8, "Operation not permitted", Some(("bounding-set", "cap_drop leaves"))),
+        ("services:\n  kong: {image: kong}\n".to_owned(), 0, "80 and 443", None),
+    ] {
+        let (exit, said) = patched.look(&patched.write(&text));
+        assert!(said["verdict"].as_str().unwrap().contains(verdict), "{text}\n{said:#}");
+        assert_eq!(exit, code, "{text}\n{said:#}");
+        if let Some((code, why)) = found {
+            let finding = finding(&said, code);
+            assert!(finding["why"].as_str().unwrap().contains(why), "{finding:#}");
+            assert_eq!(finding["level"], "breaks");
+        }
+    }
+}
+
+#[test]
+fn what_is_to_be_put_in_makes_it_work() {
+    let patched = Patched::new();
+    let values = fs::read_to_string(testdata("doctor/values.yaml")).unwrap();
+    let (code, said) = patched.look(&patched.write(&values));
+    assert_eq!(code, 8, "{said:#}");
+    let (context, dns) = (finding(&said, "no-new-privileges"), finding(&said, "dns-policy"));
+    let mended = values.split_once("containerSecurityContext:").unwrap().0;
+    let fix = |finding: &Value| finding["fix"].as_str().unwrap().to_owned();
+    let mended = format!("{mended}{}\n{}\n", fix(context), fix(dns));
+    let (_, said) = patched.look(&patched.write(&mended));
+    let codes = said["findings"].as_array().unwrap().iter().map(|finding| finding["code"].as_str().unwrap());
+    let left: Vec<_> =
+        codes.filter(|code| ["no-new-privileges", "bounding-set", "dns-policy"].contains(code)).collect();
+    assert_eq!(left, Vec::<&str>::new(), "{mended}\n{said:#}");
+    let proxy =
+        said["containers"].as_array().unwrap().iter().find(|one| one["name"] == "DaemonSet kong, container proxy");
+    assert_eq!(proxy.unwrap()["words"], "starts and binds 80 and 443 as uid 1000");
+}
+
+#[test]
+fn manifests_that_cannot_be_judged_are_refused() {
+    let patched = Patched::new();
+    let image = patched.image();
+    for (text, code, words) in [
+        (
+            "kind: Pod\nspec: {containers: [{image: nginx}]}\n",
+            3,
+            &["no container in these manifests uses", "there are nginx"][..],
+        ),
+        ("kind: {{ .Values.kind }}\n", 5, &["this is a template", "helm template"]),
+        ("a: b\n", 5, &["no manifest that is known here"]),
+        ("kind: Pod\nspec: [\n", 5, &["not YAML"]),
+    ] {
+        fails(code, words, ["doctor", &image, "-f", &patched.write(text)]);
+    }
+    fails(3, &["missing.yaml"], ["doctor", &image, "-f", "missing.yaml"]);
+    let two = patched.write("kind: Pod\nspec: {containers: [{image: kong}]}\n");
+    let report = run(["doctor", &image, "--json", "-f", &two, "-f", &testdata("k8s/cronjob.yaml")]).json();
+    assert_eq!(report["images"][0]["containers"].as_array().unwrap().len(), 2);
+}
