@@ -25,10 +25,11 @@ fn piped(text: &[u8]) -> Run {
 #[test]
 fn an_error_is_explained_as_text_and_as_data() {
     let text = ok(["doctor", "--explain", DENIED]).stdout;
-    let start = format!("low-port-denied-nginx: {DENIED}\n  nginx runs as an ordinary user");
+    let start = format!("[low-port-denied-nginx] {DENIED}\n  nginx runs as an ordinary user");
     assert!(text.starts_with(&start), "{text}");
     let snippet = "    capatch patch IMAGE NEW-IMAGE      (Kong; --profile nginx or ingress-nginx for those)\n    and in the container that runs it:\n    securityContext:\n      allowPrivilegeEscalation: true\n      capabilities: {add: [NET_BIND_SERVICE]}      # drop: [ALL] may stay\n";
     assert!(text.contains(snippet), "{text}");
+    assert!(text.contains("Adding NET_BIND_SERVICE to a container only allows it there"), "{text}");
     let data = json(["doctor", "--explain", DENIED]);
     let explanation = &data["explanations"][0];
     assert_eq!(explanation["code"], "low-port-denied-nginx");
@@ -44,7 +45,7 @@ fn a_log_is_read_from_standard_input() {
         format!("2026-01-01T00:00:00Z stdout F starting\n{DENIED}\r\n\u{1b}[2Jexec /x: operation not permitted\n");
     let run = piped(log.as_bytes()).succeeded();
     let (first, second) = run.stdout.split_once("\n\n").unwrap();
-    assert!(first.starts_with("low-port-denied-nginx: ") && second.starts_with("exec-refused: exec /x"), "{run:#?}");
+    assert!(first.starts_with("[low-port-denied-nginx] ") && second.starts_with("[exec-refused] "), "{run:#?}");
     piped(&[&[0xff, 0xfe, b'\n'][..], DENIED.as_bytes()].concat()).succeeded();
     piped(&vec![b'x'; (1 << 20) + 1]).failed(5, &["more than 1048576 bytes", "--tail"]);
     piped(b"").failed(3, &["no error that is known"]);
@@ -54,7 +55,8 @@ fn a_log_is_read_from_standard_input() {
 fn what_is_not_known_ends_with_3_and_says_where_to_look() {
     let run = fails(3, &["no error that is known here"], ["doctor", "--explain", "-v: everything is fine"]);
     assert!(run.hint().unwrap().contains("kubectl logs --previous"), "{run:#?}");
-    fails(2, &["--explain"], ["doctor"]);
+    fails(2, &["IMAGE"], ["doctor"]);
+    fails(2, &["--explain"], ["doctor", "kong:3.9", "--explain", DENIED]);
 }
 
 #[test]

@@ -16,13 +16,14 @@ use crate::image::Image;
 use crate::oci::manifest::BASE_NAME;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
-use crate::profile::Profile;
+use crate::profile::{PROFILES, Profile};
 use crate::transport::blocking;
 
 /// Tell whether an image will start and bind its ports, before anybody runs it
 ///
 /// Reads the image, follows its start chain without executing anything, and says what the kernel will make of it as the
-/// manifests run it, or in the usual ways. Exit code 8 if something breaks it.
+/// manifests run it, or in the usual ways. Exit code 8 if something breaks it. With --explain, says what an error in a log
+/// means instead.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// NAME[:TAG|@DIGEST] in a registry, or oci:DIR[:TAG|@DIGEST]
@@ -32,17 +33,17 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', value_parser = parse_platform)]
     platform: Vec<Platform>,
     /// What to assume about the image
-    #[arg(long, value_name = "NAME", default_value = "kong", value_parser = profiles())]
+    #[arg(long, value_name = "NAME", default_value = PROFILES[0].name, value_parser = profiles())]
     profile: &'static Profile,
     /// The program that binds the ports, instead of the profile's
     #[arg(long, value_name = "PATH")]
     file: Option<String>,
-    /// Explain this text, one line or many, as a log has it; - is standard input
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["image", "platform", "file"])]
-    explain: Option<String>,
     /// Manifests that run it: Kubernetes objects, Compose files, values of Kong's Helm chart; - is standard input
     #[arg(short = 'f', long = "manifest", value_name = "FILE", num_args = 1..)]
     manifests: Vec<PathBuf>,
+    /// Explain an error from a log instead: one line or many; - is standard input
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["image", "platform", "file", "manifests"])]
+    explain: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -62,11 +63,14 @@ struct Examined {
 }
 
 pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
-    let reference = match (&arguments.explain, &arguments.image) {
-        (Some(text), _) => return explain::run(text, common),
-        (None, Some(reference)) => reference,
-        (None, None) => return Err(Error::usage("no image is named").hint("capatch doctor IMAGE")),
-    };
+    match (&arguments.image, &arguments.explain) {
+        (_, Some(text)) => explain::run(text, common),
+        (Some(image), None) => examine(image, arguments, common).await,
+        (None, None) => Err(Error::usage("no image is named")),
+    }
+}
+
+async fn examine(reference: &Reference, arguments: &Arguments, common: &Common) -> Result<()> {
     let progress = bars::bars(common);
     let Opened { place, root, tree, images } = Opened::new(reference, &arguments.platform, common).await?;
     let options = Options {
@@ -79,7 +83,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
         Report { image: reference.to_string(), digest: root.descriptor.digest.to_string(), images: Vec::new() };
     let manifests = match arguments.manifests.is_empty() {
         true => None,
-        false => Some(Arc::new(found(arguments, reference, root.document.annotation(BASE_NAME)?, &images).await?)),
+        false => Some(Arc::new(found(reference, arguments, root.document.annotation(BASE_NAME)?, &images).await?)),
     };
     let linux: Vec<_> = images.iter().filter(|image| image.platform.os == "linux").collect();
     if linux.is_empty() {
@@ -111,7 +115,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
 }
 
 /// The containers of the image, or of what it was made from, in the manifests.
-async fn found(arguments: &Arguments, image: &Reference, base: Option<String>, images: &[Image]) -> Result<Found> {
+async fn found(image: &Reference, arguments: &Arguments, base: Option<String>, images: &[Image]) -> Result<Found> {
     let manifests = arguments.manifests.iter().map(|file| read(file, false)).collect::<Result<Vec<_>>>()?;
     let labels = images.first().map(|image| image.config.labels()).transpose()?;
     let base = base.or_else(|| labels.and_then(|labels| labels.get(BASE_NAME).cloned()));

@@ -42,10 +42,11 @@ fn read() -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// As a finding of `doctor` is told.
 fn describe(explanation: &Explanation) -> String {
     let Explanation { code, line, what, why, fix, foretold, see } = explanation;
     // Writing to a String cannot fail.
-    let mut text = format!("{code}: {}\n  {what}\n  {why}\n  what to do:\n", printable(line));
+    let mut text = format!("[{code}] {}\n  {what}\n  why: {why}\n  fix:\n", printable(line));
     for line in fix.lines() {
         let _ = writeln!(text, "    {line}");
     }

@@ -108,32 +108,7 @@ fn program(facts: &Facts, findings: &mut Vec<Finding>) -> Result<()> {
 
 fn capabilities(facts: &Facts, findings: &mut Vec<Finding>) {
     let path = facts.path();
-    let file = match &facts.capabilities {
-        None => return,
-        Some(Err(error)) => {
-            let what = format!(
-                "nobody can unpack it: containerd says 'failed to setxattr', others 'lsetxattr security.capability: invalid argument' ({error})"
-            );
-            findings.push(breaks(
-                "malformed-capability",
-                &path,
-                what,
-                "the kernel refuses to store the attribute (setxattr(2))",
-            ));
-            return;
-        }
-        Some(Ok(file)) => file,
-    };
-    let value = facts.target.entry.xattrs.get(crate::capability::XATTR.as_bytes());
-    if value.is_some_and(|value| value.len() == 12) {
-        let what = "nobody can unpack it: 'setxattr security.capability: invalid argument'".to_owned();
-        findings.push(breaks(
-            "malformed-capability",
-            &path,
-            what,
-            "Linux stores no attribute of revision 1 since 4.14",
-        ));
-    }
+    let Some(Ok(file)) = &facts.capabilities else { return };
     if file.root_id != 0 {
         let what = format!("{path} has {file}");
         findings.push(warning("foreign-root", &path, what, "revision 3 counts only in user namespaces of that root"));

@@ -136,9 +136,10 @@ fn examine_files(
     let mut fates = Vec::new();
     let mut bad = None;
     let mut start = Vec::new();
+    let mut followed = Vec::new();
     for (at, container) in containers.into_iter().enumerate() {
         let container = if standard { with_low_ports(&facts, container) } else { container };
-        let judged = judge(&facts, files, &container)?;
+        let judged = judge(&facts, files, &mut followed, &container)?;
         if at == 0 {
             start = judged.runs.first().map(|run| words(run, &facts.target.path)).unwrap_or_default();
         }
@@ -185,7 +186,8 @@ fn examine_files(
 /// that serves.
 fn verdict(fates: &[Fate], bad: Option<usize>, standard: bool, said: &[Finding]) -> String {
     let bad = bad.and_then(|at| fates.get(at));
-    let about = bad.or(fates.iter().find(|fate| fate.outcome.serves())).or(fates.first());
+    let serves = fates.iter().find(|fate| fate.outcome.serves()).filter(|_| !standard);
+    let about = bad.or(serves).or(fates.first());
     let breaks = said.iter().find(|finding| finding.level == Level::Breaks);
     if let (None, Some(finding)) = (bad, breaks) {
         return format!("{}: {}", finding.place, finding.what);
@@ -245,6 +247,16 @@ fn of_container(facts: &Facts, options: &Options, container: &Container, judged:
             found.push(Finding { what, place: command.place.clone(), ..finding });
         }
     }
+    for (place, why) in judged.runs.iter().flat_map(|run| not_followed(&run.steps)) {
+        found.push(Finding {
+            code: "not-followed",
+            level: Level::Note,
+            what: "what another process does there is not looked into".to_owned(),
+            place,
+            why,
+            fix: None,
+        });
+    }
     if let Some(place) = &judged.may_end {
         found.push(Finding {
             code: "may-end",
@@ -254,6 +266,20 @@ fn of_container(facts: &Facts, options: &Options, container: &Container, judged:
             why: "that depends on files, programs or variables that are there only when it runs".to_owned(),
             fix: None,
         });
+    }
+    found
+}
+
+/// Where other processes cannot be followed, and why.
+fn not_followed(steps: &[Step]) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for step in steps {
+        if let Action::Child { steps, end } = &step.action {
+            found.extend(not_followed(steps));
+            if let End::Unknown { place, why } = end {
+                found.push((place.clone(), why.clone()));
+            }
+        }
     }
     found
 }

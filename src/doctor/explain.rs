@@ -15,11 +15,6 @@ use crate::error::{Error, Result};
 /// The table: the first entry that fits a line is what it is, so that the special ones stand before the general ones.
 const CATALOGUE: [&[Entry]; 3] = [ports::ENTRIES, kubernetes::ENTRIES, start::ENTRIES];
 
-const FROM_IMAGE: Option<&str> = Some("capatch doctor IMAGE");
-const FROM_MANIFEST: Option<&str> = Some("capatch doctor IMAGE -f FILE");
-const FROM_BOTH: Option<&str> =
-    Some("capatch doctor IMAGE -f FILE: what the program carries, and what the container leaves of it");
-
 /// Lines that are looked at; what somebody pastes has fewer.
 const MAX_LINES: usize = 10_000;
 /// Characters of a line that are repeated.
@@ -46,10 +41,12 @@ struct Entry {
 /// The line without what colours it: control sequences (ECMA-48, 5.4) from ESC [ to a letter.
 fn plain(line: &str) -> String {
     let mut parts = line.split("\u{1b}[");
-    let first = parts.next().unwrap_or_default().to_owned();
-    let uncoloured =
-        |part: &str| part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').get(1..).map(str::to_owned);
-    let line = parts.fold(first, |line, part| line + &uncoloured(part).unwrap_or_default());
+    let first = parts.next().unwrap_or_default();
+    let rest = parts.map(|part| {
+        let part = part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
+        part.strip_prefix(|c: char| c.is_ascii_alphabetic()).unwrap_or(part)
+    });
+    let line: String = std::iter::once(first).chain(rest).collect();
     line.trim().to_owned()
 }
 
@@ -66,7 +63,7 @@ pub struct Explanation {
     pub why: &'static str,
     /// What to do, with commands and snippets to be copied.
     pub fix: String,
-    /// What would have told it before.
+    /// What would have told it before: a command, and the codes of its findings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub foretold: Option<&'static str>,
     /// Where it is documented or was discussed: a man page or an address.

@@ -111,7 +111,7 @@ impl Facts {
         }
         let candidates: Vec<&str> = match asked {
             Some(path) => vec![path],
-            None => profile.files.concat(),
+            None => profile.files.first().copied().unwrap_or_default().to_vec(),
         };
         if candidates.is_empty() {
             return Err(Error::usage(format!("the profile {} names no file", profile.name))
@@ -148,6 +148,13 @@ impl Facts {
             cmd,
             env,
         })
+    }
+
+    /// Whether its attribute is one that no kernel stores: setxattr(2) fails, and so does whoever unpacks the image. Revision 1
+    /// is not stored since Linux 4.14.
+    pub(super) fn is_malformed(&self) -> bool {
+        let length = self.target.entry.xattrs.get(XATTR.as_bytes()).map(Vec::len);
+        self.capabilities.as_ref().is_some_and(Result::is_err) || length == Some(12)
     }
 
     /// The real path of the program.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::archive::entry::Kind;
 use crate::archive::path;
+use crate::doctor::start::script::{self, List, Trouble};
 use crate::error::{Error, Result};
 use crate::layer::Cache;
 use crate::layer::lookup::{FindError, Found, LayerSource, Stack};
@@ -23,14 +24,19 @@ pub(super) type Open<'a> = Box<dyn FnMut(usize) -> Result<Box<dyn Read>> + 'a>;
 pub(super) struct Files<'a> {
     stack: Stack<Open<'a>>,
     known: HashMap<Vec<u8>, Option<Rc<Found>>>,
+    /// Scripts that were read, by the path they were asked for.
+    scripts: HashMap<String, Rc<Parsed>>,
 }
+
+/// A script, or why it cannot be followed.
+pub(super) type Parsed = Result<List, Trouble>;
 
 impl<'a> Files<'a> {
     pub(super) fn new(layers: Vec<LayerSource>, limits: Limits, open: Open<'a>) -> Self {
         // Its own: what is kept here is not the whole of a file.
         let mut stack = Stack::new(layers, limits, &Cache::default(), open);
         stack.keep_at_most(MAX_KEPT);
-        Files { stack, known: HashMap::new() }
+        Files { stack, known: HashMap::new(), scripts: HashMap::new() }
     }
 
     /// Says that these paths will be asked for, so that one scan of a layer serves them all.
@@ -54,6 +60,17 @@ impl<'a> Files<'a> {
         };
         self.known.insert(key, found.clone());
         Ok(found)
+    }
+
+    /// The commands of `file`, a script at `path`; nothing if it is too large.
+    pub(super) fn script(&mut self, path: &str, file: &Found) -> Result<Option<Rc<Parsed>>> {
+        if let Some(known) = self.scripts.get(path) {
+            return Ok(Some(known.clone()));
+        }
+        let Some(text) = text(file)? else { return Ok(None) };
+        let parsed = Rc::new(script::parse(&text));
+        self.scripts.insert(path.to_owned(), parsed.clone());
+        Ok(Some(parsed))
     }
 
     /// What is at `path`, symbolic links followed.

@@ -63,7 +63,7 @@ pub(super) fn of_outcome(facts: &Facts, image: &str, container: &Container, outc
 /// A stable name, the reason, and what mends it.
 fn explain(facts: &Facts, image: &str, container: &Container, cause: &Cause) -> (&'static str, String, Option<String>) {
     let path = facts.path();
-    let file = if facts.profile.files.concat().contains(&facts.asked.as_str()) {
+    let file = if facts.profile.files.first().is_some_and(|paths| paths.contains(&facts.asked.as_str())) {
         String::new()
     } else {
         format!(" --file {}", facts.asked)
@@ -97,7 +97,9 @@ fn explain(facts: &Facts, image: &str, container: &Container, cause: &Cause) -> 
         ),
         Cause::Malformed => (
             "malformed-capability",
-            format!("the value of security.capability on {path} is malformed, so no kernel stores or obeys it"),
+            format!(
+                "the value of security.capability on {path} is none that Linux stores, so nobody can unpack the image"
+            ),
             patch(" --replace-caps"),
         ),
         Cause::BoundingSet { missing } => (

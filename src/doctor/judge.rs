@@ -65,9 +65,22 @@ fn user(facts: &Facts, container: &Container) -> Result<User, String> {
     Ok(user)
 }
 
-pub(super) fn judge(facts: &Facts, files: &mut Files<'_>, container: &Container) -> Result<Judged> {
+/// Starts that were followed, and their runs: many containers start alike.
+pub(super) type Followed = Vec<(Start, Vec<Run>)>;
+
+pub(super) fn judge(
+    facts: &Facts,
+    files: &mut Files<'_>,
+    followed: &mut Followed,
+    container: &Container,
+) -> Result<Judged> {
     let env = variables(facts, container);
     let listen = facts.listen(&env);
+    if facts.is_malformed() {
+        let error = "failed to setxattr \"security.capability\": invalid argument".to_owned();
+        let outcome = Outcome::CannotStart { place: facts.path(), error, cause: Cause::Malformed };
+        return Ok(Judged { outcome, runs: Vec::new(), may_end: None, broken: Vec::new() });
+    }
     let user = match user(facts, container) {
         Ok(user) => user,
         Err(error) => {
@@ -84,11 +97,11 @@ pub(super) fn judge(facts: &Facts, files: &mut Files<'_>, container: &Container)
         mounts: container.mounts.clone(),
         env,
     };
-    let (outcome, runs, may_end) = outcome(facts, files, container, &start, &listen)?;
+    let (outcome, runs, may_end) = outcome(facts, files, followed, container, &start, &listen)?;
     let mut broken = Vec::new();
     for command in &container.commands {
         let start = Start { place: command.place.clone(), argv: command.argv.clone(), ..start.clone() };
-        let (outcome, ..) = self::outcome(facts, files, container, &start, &listen)?;
+        let (outcome, ..) = self::outcome(facts, files, followed, container, &start, &listen)?;
         if matches!(outcome, Outcome::CannotStart { .. }) {
             broken.push((command.clone(), outcome));
         }
@@ -100,12 +113,21 @@ pub(super) fn judge(facts: &Facts, files: &mut Files<'_>, container: &Container)
 pub(super) fn outcome(
     facts: &Facts,
     files: &mut Files<'_>,
+    followed: &mut Followed,
     container: &Container,
     start: &Start,
     listen: &Listen,
 ) -> Result<(Outcome, Vec<Run>, Option<String>)> {
-    let mut image = Image { files, users: &facts.users, target: facts.target.path.clone() };
-    let (runs, _) = follow(&mut image, start)?;
+    let known = followed.iter().find(|(known, _)| known == start).map(|(_, runs)| runs.clone());
+    let runs = match known {
+        Some(runs) => runs,
+        None => {
+            let mut image = Image { files, users: &facts.users, target: facts.target.path.clone() };
+            let (runs, _) = follow(&mut image, start)?;
+            followed.push((start.clone(), runs.clone()));
+            runs
+        }
+    };
     let ports = ports(facts, &start.env, listen);
     let process = if container.docker { Process::of_docker_container } else { Process::of_container };
     let walk = Walk {

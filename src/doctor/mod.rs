@@ -2,19 +2,15 @@
 //!
 //! A [`Container`] is how an image is run. The start chain is followed through the files of the image without executing
 //! any of them, the rules of execve(2) ([`capability`](crate::capability)) say what is left of the capabilities at
-//! its end, and whatever goes wrong becomes a [`Finding`]. What went wrong already is told from the log by [`explain`].
+//! its end, and whatever goes wrong becomes a [`Finding`].
 //!
 //! [`manifest`] reads how manifests run the image; [`reasons`] are what in them takes a capability away, and [`pod_checks`]
-//! holds them against what Kong listens on.
+//! holds them against what Kong listens on. What went wrong already is told from the log by [`explain`].
 
-mod builtin;
 mod checks;
-mod condition;
 mod container;
 mod dynamic;
-mod effect;
 mod examine;
-mod expand;
 mod explain;
 mod facts;
 mod files;
@@ -25,12 +21,9 @@ pub mod manifest;
 mod outcome;
 pub mod pod_checks;
 pub mod reasons;
-mod script;
-mod shell;
 mod start;
 mod users;
 mod ways;
-mod wrapper;
 
 use serde::Serialize;
 

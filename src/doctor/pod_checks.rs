@@ -337,7 +337,11 @@ impl<'a> Pair<'a> {
     /// The manifest still runs what the image was made from.
     fn other_image(&self) -> Option<Finding> {
         let Facts { image, .. } = *self.facts;
-        let parse = |text: &str| text.parse::<Reference>().ok().filter(|one| matches!(one, Reference::Registry { .. }));
+        let parse = |text: &str| {
+            let one = text.parse::<Reference>().ok().filter(|one| matches!(one, Reference::Registry { .. }))?;
+            // No tag is the tag latest.
+            if one.target().is_none() { format!("{text}:latest").parse().ok() } else { Some(one) }
+        };
         let (own, meant) = (parse(&self.container.image)?, parse(image)?);
         (own != meant).then(|| Finding {
             code: "other-image",

@@ -1,6 +1,6 @@
 //! Errors of Kubernetes about manifests and pods.
 
-use super::{Entry, FROM_BOTH, FROM_MANIFEST};
+use super::Entry;
 
 pub(super) const ENTRIES: &[Entry] = &[
     Entry {
@@ -13,7 +13,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "securityContext: {runAsNonRoot: true, runAsUser: 1337}      (the uid of kong in Kong's images of that time)",
             "As an ordinary user it has low ports with the patched image.",
         ],
-        foretold: FROM_BOTH,
+        foretold: Some("capatch doctor IMAGE -f FILE"),
         see: "https://kubernetes.io/docs/tasks/configure-pod-container/security-context/",
     },
     Entry {
@@ -27,7 +27,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         fix: &[
             "securityContext: {runAsNonRoot: true, runAsUser: 1000}      (the uid of that user: capatch inspect IMAGE, id kong in a container)",
         ],
-        foretold: FROM_BOTH,
+        foretold: Some("capatch doctor IMAGE -f FILE: named-user"),
         see: "https://kubernetes.io/docs/tasks/configure-pod-container/security-context/",
     },
     Entry {
@@ -44,7 +44,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "or stay off the host network, where no capability is needed:",
             "capatch k8s FILE --without-capability",
         ],
-        foretold: FROM_MANIFEST,
+        foretold: Some("capatch doctor IMAGE -f FILE: pod-security"),
         see: "https://kubernetes.io/docs/concepts/security/pod-security-standards/",
     },
     Entry {
@@ -60,7 +60,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "oc adm policy add-scc-to-user hostnetwork-v2 -z SERVICEACCOUNT      (host network; it still forbids to gain privileges)",
             "A constraint of your own with allowHostNetwork, allowPrivilegeEscalation and allowedCapabilities: [NET_BIND_SERVICE] does both; a Route with ports from 1024 on needs none of it.",
         ],
-        foretold: FROM_MANIFEST,
+        foretold: Some("capatch doctor IMAGE -f FILE: scc"),
         see: "https://docs.openshift.com/container-platform/latest/authentication/managing-security-context-constraints.html",
     },
     Entry {
@@ -77,7 +77,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "capatch patch IMAGE NEW-IMAGE && capatch k8s FILE --image NEW-IMAGE",
             "or set it on every node: sysctl -w net.ipv4.ip_unprivileged_port_start=80",
         ],
-        foretold: Some("capatch doctor IMAGE -f FILE, capatch k8s FILE --without-capability"),
+        foretold: Some("capatch doctor IMAGE -f FILE: sysctl-with-host-network"),
         see: "https://kubernetes.io/docs/tasks/administer-cluster/sysctl-cluster/",
     },
     Entry {
@@ -111,7 +111,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "      allowPrivilegeEscalation: true",
             "      capabilities: {add: [NET_BIND_SERVICE]}      # drop: [ALL] may stay",
         ],
-        foretold: Some("capatch doctor IMAGE -f FILE, capatch k8s FILE --image IMAGE"),
+        foretold: Some("capatch doctor IMAGE -f FILE: pod-level-security-context"),
         see: "https://kubernetes.io/docs/tasks/configure-pod-container/security-context/#set-capabilities-for-a-container",
     },
     Entry {
@@ -154,7 +154,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "ports: [{name: proxy, containerPort: 80}]",
             "capatch k8s FILE --image IMAGE writes that.",
         ],
-        foretold: FROM_MANIFEST,
+        foretold: Some("capatch doctor IMAGE -f FILE: host-port-mismatch"),
         see: "https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/",
     },
     Entry {
@@ -173,7 +173,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "A Deployment has to make room first:",
             "strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}",
         ],
-        foretold: FROM_MANIFEST,
+        foretold: Some("capatch doctor IMAGE -f FILE: replicas-share-host-ports, surge-with-host-ports"),
         see: "https://kubernetes.io/docs/concepts/scheduling-eviction/",
     },
     Entry {
@@ -192,7 +192,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "  dnsPolicy: ClusterFirstWithHostNet",
             "Otherwise: kubectl get service -A | grep NAME; a Service of another namespace is NAME.NAMESPACE.",
         ],
-        foretold: FROM_MANIFEST,
+        foretold: Some("capatch doctor IMAGE -f FILE: dns-policy"),
         see: "https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/#pod-s-dns-policy",
     },
     Entry {

@@ -1,6 +1,6 @@
 //! Errors about addresses and ports.
 
-use super::{Entry, FROM_BOTH, FROM_MANIFEST};
+use super::Entry;
 
 const NO_CAPABILITY: &str = "Ports below net.ipv4.ip_unprivileged_port_start (1024 on the network of a node) are for processes with \
 CAP_NET_BIND_SERVICE in their effective set. Adding NET_BIND_SERVICE to a container only allows it there: a process that is not \
@@ -9,6 +9,8 @@ no-new-privileges).";
 
 /// What the container has to allow.
 const ALLOW: &str = "and in the container that runs it:\nsecurityContext:\n  allowPrivilegeEscalation: true\n  capabilities: {add: [NET_BIND_SERVICE]}      # drop: [ALL] may stay";
+
+const FORETOLD: Option<&str> = Some("capatch doctor IMAGE -f FILE: no-capability, not-effective, no-new-privileges");
 
 const SEE: &str = "capabilities(7), CAP_NET_BIND_SERVICE; ip(7), ip_unprivileged_port_start";
 
@@ -27,7 +29,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             ALLOW,
             "Without hostNetwork the sysctl net.ipv4.ip_unprivileged_port_start=0 of the pod does it with any image.",
         ],
-        foretold: FROM_BOTH,
+        foretold: FORETOLD,
         see: SEE,
     },
     Entry {
@@ -37,7 +39,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         what: "CoreDNS runs as an ordinary user without the capability to have port 53, so it does not start.",
         why: NO_CAPABILITY,
         fix: &["capatch patch IMAGE NEW-IMAGE --profile coredns      (newer images of CoreDNS have it already)", ALLOW],
-        foretold: FROM_BOTH,
+        foretold: FORETOLD,
         see: SEE,
     },
     Entry {
@@ -50,7 +52,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         what: "A program in Go (Caddy, Traefik) runs as an ordinary user without the capability to have ports below 1024.",
         why: NO_CAPABILITY,
         fix: &["capatch patch IMAGE NEW-IMAGE --profile caddy      (or traefik, or none --file PATH)", ALLOW],
-        foretold: FROM_BOTH,
+        foretold: FORETOLD,
         see: SEE,
     },
     Entry {
@@ -63,7 +65,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         what: "HAProxy runs as an ordinary user (its image does since 2.4) without the capability to have ports below 1024.",
         why: NO_CAPABILITY,
         fix: &["capatch patch IMAGE NEW-IMAGE --profile haproxy", ALLOW],
-        foretold: FROM_BOTH,
+        foretold: FORETOLD,
         see: "https://github.com/docker-library/haproxy/issues/160",
     },
     Entry {
@@ -75,7 +77,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         what: "Envoy runs as an ordinary user without the capability to have ports below 1024; it stays up, without this listener.",
         why: NO_CAPABILITY,
         fix: &["capatch patch IMAGE NEW-IMAGE --profile envoy", ALLOW],
-        foretold: FROM_BOTH,
+        foretold: FORETOLD,
         see: SEE,
     },
     Entry {
@@ -92,7 +94,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             ALLOW,
             "A script cannot carry it: the interpreter would have to, and every script that it runs would have it.",
         ],
-        foretold: FROM_BOTH,
+        foretold: FORETOLD,
         see: SEE,
     },
     Entry {
@@ -133,7 +135,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "  updateStrategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}",
             "capatch k8s FILE --image IMAGE writes that.",
         ],
-        foretold: FROM_MANIFEST,
+        foretold: Some("capatch doctor IMAGE -f FILE: replicas-share-host-ports, surge-with-host-ports"),
         see: "bind(2), EADDRINUSE",
     },
     Entry {
@@ -145,7 +147,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         fix: &[
             "KONG_PROXY_LISTEN=\"0.0.0.0:80, 0.0.0.0:443 ssl\"      (without the [::] listeners if the node has no IPv6)",
         ],
-        foretold: FROM_MANIFEST,
+        foretold: None,
         see: "bind(2), EADDRNOTAVAIL",
     },
 ];

@@ -1,6 +1,6 @@
 //! Errors about images, and about programs that do not start or do not work.
 
-use super::{Entry, FROM_BOTH, FROM_IMAGE};
+use super::Entry;
 
 pub(super) const ENTRIES: &[Entry] = &[
     Entry {
@@ -13,7 +13,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "Take setcap out of the start script, and put the capability into the image once:",
             "capatch patch IMAGE NEW-IMAGE",
         ],
-        foretold: FROM_IMAGE,
+        foretold: Some("capatch doctor IMAGE"),
         see: "setcap(8); capabilities(7), CAP_SETFCAP",
     },
     Entry {
@@ -28,7 +28,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "capatch patch IMAGE NEW-IMAGE",
             "securityContext: {runAsUser: 1337}      (the uid of kong in Kong's images of that time)",
         ],
-        foretold: FROM_BOTH,
+        foretold: Some("capatch doctor IMAGE -f FILE"),
         see: "setcap(8)",
     },
     Entry {
@@ -96,7 +96,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "securityContext: {runAsUser: 1000}      (docker run --user kong)",
             "or renew Docker, which gives the pipes to the user of the container.",
         ],
-        foretold: FROM_IMAGE,
+        foretold: None,
         see: "https://github.com/moby/moby/issues/31243",
     },
     Entry {
@@ -119,7 +119,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "  capabilities: {add: [NET_BIND_SERVICE]}      # drop: [ALL] may stay",
             "Docker: --cap-add NET_BIND_SERVICE. Containers that need no low port can have the unpatched image instead.",
         ],
-        foretold: Some("capatch doctor IMAGE -f FILE, for every container, init container and hook"),
+        foretold: Some("capatch doctor IMAGE -f FILE: bounding-set, for every container, init container and hook"),
         see: "capabilities(7), Safety checking for capability-dumb binaries",
     },
     Entry {
@@ -148,7 +148,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "KONG_PROXY_LISTEN=\"0.0.0.0:80, 0.0.0.0:443 ssl\"      (any version)",
             "capatch patch IMAGE NEW-IMAGE --listen      (a value that the version of the image understands)",
         ],
-        foretold: FROM_BOTH,
+        foretold: Some("capatch doctor IMAGE -f FILE: listen-value"),
         see: "https://docs.konghq.com/gateway/latest/reference/configuration/#proxy_listen",
     },
     Entry {
@@ -158,7 +158,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         what: "The start script of the image refuses to choose between a variable and the file that would hold its value.",
         why: "The image has KONG_PROXY_LISTEN baked in (capatch patch --listen, or ENV), and the container sets KONG_PROXY_LISTEN_FILE.",
         fix: &["Patch without --listen, and leave the value to the container:", "capatch patch SOURCE NEW-IMAGE"],
-        foretold: FROM_BOTH,
+        foretold: Some("capatch doctor IMAGE -f FILE: file-conflict"),
         see: "https://github.com/Kong/docker-kong",
     },
     Entry {
@@ -175,7 +175,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "glibc: echo DIRECTORY > /etc/ld.so.conf.d/local.conf && ldconfig",
             "musl: add the directory to /etc/ld-musl-ARCHITECTURE.path",
         ],
-        foretold: FROM_IMAGE,
+        foretold: Some("capatch doctor IMAGE: secure-variable, run-path"),
         see: "ld.so(8), Secure-execution mode",
     },
     Entry {
@@ -191,7 +191,7 @@ pub(super) const ENTRIES: &[Entry] = &[
             "Name the file in the configuration instead of the environment:",
             "KONG_LUA_SSL_TRUSTED_CERTIFICATE=system,/PATH/TO/ca.pem",
         ],
-        foretold: FROM_IMAGE,
+        foretold: Some("capatch doctor IMAGE: secure-variable"),
         see: "secure_getenv(3); https://github.com/openssl/openssl/issues/21770",
     },
     Entry {

@@ -1,6 +1,29 @@
 //! Pasted texts and what they are.
 
+use proptest::prelude::*;
+
 use super::*;
+
+#[test]
+fn colours_go_and_nothing_else() {
+    for (line, expected) in [
+        ("\u{1b}[31merror=\u{1b}[0m\u{1b}[1;31mx\u{1b}[0m", "error=x"),
+        (" a [31m b ", "a [31m b"),
+        ("\u{1b}[31é", "é"),
+        ("\u{1b}[", ""),
+        ("\u{1b}[31", ""),
+    ] {
+        assert_eq!(plain(line), expected);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn any_text_is_explained_or_not(text in "(bind\\(\\) to |exec |/bin/x: |operation not permitted|:80|\u{1b}\\[|[0-9;]|m|é|\n|\\PC){0,20}") {
+        prop_assert!(explain(&text).is_ok());
+    }
+}
 
 fn codes(text: &str) -> Vec<&'static str> {
     explain(text).unwrap().into_iter().map(|explanation| explanation.code).collect()

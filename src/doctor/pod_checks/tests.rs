@@ -221,6 +221,21 @@ fn an_image_that_is_no_kong_has_no_listen_variables() {
 }
 
 #[test]
+fn what_the_manifest_still_runs_is_told() {
+    for (image, meant, told) in [
+        ("kong:1", "kong:1", false),
+        ("kong:1", "kong:2", true),
+        ("kong:1", "registry.example.com/kong:1", true),
+        ("kong:1", "oci:directory", false),
+        ("kong", "kong:latest", false),
+    ] {
+        let found = found(&format!("kind: Pod\nspec: {{containers: [{{name: a, image: \"{}\"}}]}}\n", image));
+        let findings = check(&found, &Facts { version: None, env: &BTreeMap::new(), user: None, image: meant });
+        assert_eq!(findings.iter().any(|finding| finding.code == "other-image"), told, "{image} {meant}");
+    }
+}
+
+#[test]
 fn compose_ports_go_to_what_is_listened_on() {
     let found = found(include_str!("../../../testdata/doctor/compose.yaml"));
     let version = "3.9.3".parse().unwrap();

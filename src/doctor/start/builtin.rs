@@ -2,7 +2,7 @@
 
 use super::script::Word;
 use super::shell::{Flow, Frame, Status};
-use super::start::{Action, End, Env, Follower, UNKNOWN, shown, unknown};
+use super::{Action, End, Env, Follower, UNKNOWN, shown, unknown};
 use crate::archive::path;
 use crate::error::Result;
 

@@ -2,7 +2,7 @@
 
 use super::script::{self, Kind, List, Operation, Part, Word};
 use super::shell::{Flow, Frame};
-use super::start::{Env, Follower, UNKNOWN, base};
+use super::{Env, Follower, UNKNOWN, base};
 use crate::error::Result;
 
 /// Bytes that one word, and all words of a command, may grow to.
@@ -204,7 +204,7 @@ impl Follower<'_, '_> {
             && !inner.is_empty()
         {
             let place = frame.script.clone();
-            self.step(&place, false, super::start::Action::Child { steps: inner, end });
+            self.step(&place, false, super::Action::Child { steps: inner, end });
         } else {
             self.steps.extend(inner);
         }

@@ -9,12 +9,12 @@ mod word;
 
 use std::rc::Rc;
 
-pub(super) use glob::matches;
-pub(super) use parse::parse;
+pub(in crate::doctor) use glob::matches;
+pub(in crate::doctor) use parse::parse;
 
 /// Why a script cannot be followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(in crate::doctor) struct Trouble {
     /// From 1.
     pub line: u32,
     /// What is there, such as `"an array"`.
@@ -22,18 +22,18 @@ pub(super) struct Trouble {
 }
 
 /// Commands in their order.
-pub(super) type List = Vec<Item>;
+pub(in crate::doctor) type List = Vec<Item>;
 
 /// A command, and when it runs.
 #[derive(Debug)]
-pub(super) struct Item {
+pub(in crate::doctor) struct Item {
     pub when: When,
     pub command: Command,
 }
 
 /// When a command runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum When {
+pub(in crate::doctor) enum When {
     /// In any case.
     Always,
     /// `&&`
@@ -43,7 +43,7 @@ pub(super) enum When {
 }
 
 #[derive(Debug)]
-pub(super) struct Command {
+pub(in crate::doctor) struct Command {
     /// From 1.
     pub line: u32,
     pub kind: Kind,
@@ -54,7 +54,7 @@ pub(super) struct Command {
 }
 
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(in crate::doctor) enum Kind {
     Simple {
         assignments: Vec<(String, Word)>,
         words: Vec<Word>,
@@ -96,10 +96,10 @@ pub(super) enum Kind {
 }
 
 /// What expands to no, one or several fields.
-pub(super) type Word = Vec<Part>;
+pub(in crate::doctor) type Word = Vec<Part>;
 
 #[derive(Clone, Debug)]
-pub(super) enum Part {
+pub(in crate::doctor) enum Part {
     Text {
         text: String,
         quoted: bool,
@@ -129,7 +129,7 @@ pub(super) enum Part {
 
 /// What `${name…}` does with the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operation {
+pub(in crate::doctor) enum Operation {
     /// `-` and `:-`
     Default,
     /// `=` and `:=`
@@ -145,7 +145,7 @@ pub(super) enum Operation {
 }
 
 /// The text of a word that is nothing but text.
-pub(super) fn literal(word: &Word) -> Option<String> {
+pub(in crate::doctor) fn literal(word: &Word) -> Option<String> {
     word.iter()
         .map(|part| match part {
             Part::Text { text, .. } => Some(text.as_str()),

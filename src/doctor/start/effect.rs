@@ -1,7 +1,7 @@
 //! Commands that make no difference to what is executed, and variables that loops set.
 
 use super::script::{self, Command, Kind, List, literal};
-use super::start::{Env, UNKNOWN};
+use super::{Env, UNKNOWN};
 
 /// Commands that execute nothing else and leave users and the program alone; whether the image has them does not matter.
 const HARMLESS: [&str; 54] = [

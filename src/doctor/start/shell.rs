@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::effect::{forget, is_harmless, is_inert, may_change};
-use super::files;
-use super::script::{self, Command, Kind, List, When, Word};
-use super::start::{Action, End, Env, Follower, UNKNOWN, fails, shown, unknown};
+use super::script::{Command, Kind, List, When, Word};
+use super::{Action, End, Env, Follower, UNKNOWN, fails, shown, unknown};
+use crate::doctor::files::{self, Parsed};
 use crate::error::Result;
 
 /// Rounds of one `for` that are followed.
@@ -90,14 +90,14 @@ impl Frame {
 }
 
 impl Follower<'_, '_> {
-    /// Follows the text of a script to its end.
-    pub(super) fn run_text(&mut self, text: &str, frame: &mut Frame, env: &mut Env) -> Result<End> {
-        let list = match script::parse(text) {
+    /// Follows a script to its end.
+    pub(super) fn run_parsed(&mut self, parsed: &Parsed, frame: &mut Frame, env: &mut Env) -> Result<End> {
+        let list = match parsed {
             Ok(list) => list,
             Err(trouble) => return Ok(unknown(&frame.place(trouble.line), format!("cannot follow {}", trouble.what))),
         };
         let place = frame.script.clone();
-        Ok(match self.list(&list, frame, env)? {
+        Ok(match self.list(list, frame, env)? {
             Flow::End(end) => end,
             Flow::Next(status) | Flow::Return(status) => End::Exits { place, failed: status == Status::False },
             Flow::Leave => End::Exits { place, failed: false },
@@ -201,23 +201,36 @@ impl Follower<'_, '_> {
     }
 
     fn subshell(&mut self, list: &List, frame: &mut Frame, env: &Env) -> Result<Flow> {
+        let line = list.first().map_or(0, |item| item.command.line);
+        let mut env = env.clone();
+        self.apart(line, frame, |follower, frame| follower.list(list, frame, &mut env)).map(Flow::Next)
+    }
+
+    /// What another process of the shell does.
+    pub(super) fn apart(
+        &mut self,
+        line: u32,
+        frame: &mut Frame,
+        run: impl FnOnce(&mut Self, &mut Frame) -> Result<Flow>,
+    ) -> Result<Status> {
         let (steps, user) = (std::mem::take(&mut self.steps), self.user.clone());
-        let flow = self.list(list, frame, &mut env.clone())?;
+        let flow = run(self, frame)?;
         self.user = user;
         let inner = std::mem::replace(&mut self.steps, steps);
+        let known = match &flow {
+            Flow::Next(status) | Flow::Return(status) => Some(*status),
+            _ => None,
+        };
         let end = match flow {
             Flow::End(end) => end,
-            Flow::Next(status) | Flow::Return(status) => {
-                End::Exits { place: frame.script.clone(), failed: status == Status::False }
-            }
-            Flow::Leave => End::Exits { place: frame.script.clone(), failed: false },
+            _ => End::Exits { place: frame.script.clone(), failed: known == Some(Status::False) },
         };
-        let status = status_of(&end);
-        let place = list.first().map_or_else(|| frame.script.clone(), |item| frame.place(item.command.line));
+        let status = known.unwrap_or_else(|| status_of(&end));
         if !inner.is_empty() || matches!(end, End::Fails { .. } | End::Unknown { .. }) {
+            let place = frame.place(line);
             self.step(&place, frame.errexit && frame.checked == 0, Action::Child { steps: inner, end });
         }
-        Ok(Flow::Next(status))
+        Ok(status)
     }
 
     fn conditional(
@@ -401,10 +414,10 @@ impl Follower<'_, '_> {
         let Some((path, file)) = self.image.files.program(path, &search, &env.directory)? else {
             return Ok(Flow::End(fails(place, &format!("{path}: No such file or directory"))));
         };
-        let Some(text) = files::text(&file)? else {
+        let Some(parsed) = self.image.files.script(&path, &file)? else {
             return Ok(Flow::End(unknown(place, format!("{path} is larger than {} KiB", files::MAX_TEXT >> 10))));
         };
-        let list = match script::parse(&text) {
+        let list = match &*parsed {
             Ok(list) => list,
             Err(trouble) => {
                 let place = format!("{path}:{}", trouble.line);
@@ -413,7 +426,7 @@ impl Follower<'_, '_> {
         };
         let outer = (std::mem::replace(&mut frame.script, path), std::mem::replace(&mut frame.is_file, true));
         frame.depth += 1;
-        let flow = self.list(&list, frame, env);
+        let flow = self.list(list, frame, env);
         frame.depth -= 1;
         (frame.script, frame.is_file) = outer;
         Ok(match flow? {

@@ -1,164 +1,22 @@
-//! The start chain: what is executed from the entry point on, who executes it, and what happens to the program's file on the
-//! way. Files are read, nothing runs.
-//!
-//! What cannot be known before the container runs (a file that a volume may bring, what a program prints) is assumed one way
-//! and then the other; [`follow`] gives a [`Run`] for each. What cannot be followed at all is [`End::Unknown`].
+//! Programs that are executed: found on `PATH`, looked at, followed into what they execute in turn.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::files::{self, Files};
+use super::script;
 use super::shell::Frame;
-use super::users::{User, Users};
 use super::wrapper::{self, Wrapped};
+use super::{
+    Action, DEFAULT_PATH, End, Env, Follower, MAX_DEPTH, Step, UNKNOWN, base, fails, is_at_or_below, shown, unknown,
+};
 use crate::archive::path;
 use crate::capability::XATTR;
+use crate::doctor::files;
 use crate::error::Result;
 use crate::kong::entrypoint;
 use crate::layer::lookup::Found;
 
-/// Programs and scripts that execute each other.
-const MAX_DEPTH: u32 = 20;
-/// Commands that one run looks at.
-const MAX_COMMANDS: u32 = 20_000;
-/// Ways through the scripts.
-const MAX_RUNS: usize = 64;
 /// Bytes of the line with the interpreter that Linux reads (`BINPRM_BUF_SIZE`).
 const MAX_INTERPRETER: usize = 256;
-
-/// Stands for text that cannot be known; no argument and no variable can hold it.
-pub(super) const UNKNOWN: char = '\0';
-
-/// One thing that happens on the way.
-#[derive(Clone, Debug)]
-pub(super) struct Step {
-    /// `/script:LINE`, or what says it in the config.
-    pub place: String,
-    pub action: Action,
-    /// Whether nothing comes after it if it fails.
-    pub fatal: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum Action {
-    /// The process becomes this program; of a script, its interpreter is the program.
-    Exec { shown: String, program: Rc<Found> },
-    /// It goes on as another user.
-    User(User),
-    /// Another process does this.
-    Child { steps: Vec<Step>, end: End },
-    /// setcap(8) on the program; without a text, the capabilities are removed.
-    SetCapabilities(Option<String>),
-    /// chown(1) on the program, or on a directory above it and all that is in it.
-    ChangeOwner(String),
-    /// The program is written, or replaced.
-    Write(String),
-}
-
-/// How a process ends, or what it becomes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// It is this program for good.
-    Runs { path: String, serves: bool },
-    /// A script comes to its end.
-    Exits { place: String, failed: bool },
-    /// Something cannot be executed.
-    Fails { place: String, error: String },
-    /// It cannot be followed any further.
-    Unknown { place: String, why: String },
-}
-
-/// One way through the start chain.
-#[derive(Clone, Debug)]
-pub(super) struct Run {
-    pub steps: Vec<Step>,
-    pub end: End,
-    /// Conditions that cannot be known, and what was assumed of each.
-    pub assumed: Vec<(String, bool)>,
-}
-
-/// What is started, and how.
-#[derive(Clone, Debug)]
-pub(super) struct Start {
-    /// What says it: `entrypoint`, `HEALTHCHECK`, `FILE:LINE`.
-    pub place: String,
-    pub argv: Vec<String>,
-    pub env: BTreeMap<String, String>,
-    /// There may be more variables.
-    pub env_from: bool,
-    pub directory: String,
-    pub user: User,
-    /// Paths below which other files than the image's may be.
-    pub mounts: Vec<String>,
-}
-
-/// What is known of the image.
-pub(super) struct Image<'f, 'i> {
-    pub files: &'f mut Files<'i>,
-    pub users: &'f Users,
-    /// The real path of the program that binds the ports, without the slash in front.
-    pub target: Vec<u8>,
-}
-
-/// All ways from `start` on; the second value is whether there are more.
-pub(super) fn follow(image: &mut Image<'_, '_>, start: &Start) -> Result<(Vec<Run>, bool)> {
-    let mut runs = Vec::new();
-    let mut decisions = Vec::new();
-    loop {
-        let mut follower = Follower {
-            image: Image { files: image.files, users: image.users, target: image.target.clone() },
-            start,
-            user: start.user.clone(),
-            steps: Vec::new(),
-            decisions,
-            assumed: Vec::new(),
-            fuel: MAX_COMMANDS,
-            depth: 0,
-            failure: None,
-        };
-        let mut env = Env { variables: start.env.clone(), directory: start.directory.clone() };
-        let end = follower.execute(&start.argv, &mut env, &start.place)?;
-        decisions = follower.assumed.iter().map(|(_, taken)| *taken).collect();
-        runs.push(Run { steps: follower.steps, end, assumed: follower.assumed });
-        while decisions.last() == Some(&true) {
-            decisions.pop();
-        }
-        match decisions.last_mut() {
-            None => return Ok((runs, false)),
-            Some(_) if runs.len() == MAX_RUNS => return Ok((runs, true)),
-            Some(last) => *last = true,
-        }
-    }
-}
-
-/// Variables and working directory of a process.
-#[derive(Clone, Debug)]
-pub(super) struct Env {
-    pub variables: BTreeMap<String, String>,
-    pub directory: String,
-}
-
-pub(super) struct Follower<'f, 'i> {
-    pub image: Image<'f, 'i>,
-    pub start: &'f Start,
-    pub user: User,
-    pub steps: Vec<Step>,
-    decisions: Vec<bool>,
-    assumed: Vec<(String, bool)>,
-    fuel: u32,
-    depth: u32,
-    /// How the child that failed last did so.
-    pub failure: Option<End>,
-}
-
-pub(super) fn base(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
-}
-
-/// For people: with what is unknown as `…`.
-pub(super) fn shown(text: &str) -> String {
-    text.replace(UNKNOWN, "…")
-}
 
 impl Follower<'_, '_> {
     /// Whether the condition at `place` is taken to hold.
@@ -336,7 +194,7 @@ impl Follower<'_, '_> {
             if first.contains(UNKNOWN) {
                 return Ok(unknown(place, format!("what {path} -c does is known only when it runs")));
             }
-            return self.run_text(first, &mut frame, env);
+            return self.run_parsed(&script::parse(first), &mut frame, env);
         }
         let found = self.image.files.program(&format!("./{first}"), "", &env.directory);
         let found = if first.starts_with('/') { self.image.files.program(first, "", "/") } else { found };
@@ -389,14 +247,16 @@ impl Follower<'_, '_> {
     }
 
     fn run_script(&mut self, path: &str, script: &Found, argv: &[String], env: &mut Env, place: &str) -> Result<End> {
-        let Some(text) = files::text(script)? else {
+        let Some(parsed) = self.image.files.script(path, script)? else {
             return Ok(unknown(place, format!("{path} is larger than {} KiB", files::MAX_TEXT >> 10)));
         };
         let mut frame = Frame::new(path, path);
         frame.is_file = true;
         frame.args = argv.get(1..).unwrap_or_default().to_vec();
-        frame.errexit = text.lines().next().is_some_and(|line| line.starts_with("#!") && line.contains(" -e"));
-        self.run_text(&text, &mut frame, env)
+        let first = files::head(script, MAX_INTERPRETER)?;
+        let first = first.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        frame.errexit = first.starts_with(b"#!") && first.windows(3).any(|option| option == b" -e");
+        self.run_parsed(&parsed, &mut frame, env)
     }
 
     /// OpenResty's command line: it executes the nginx beside it with what it is to do.
@@ -413,22 +273,6 @@ impl Follower<'_, '_> {
         }
         self.execute(&[nginx], env, place)
     }
-}
-
-/// Where programs are if the image does not say it.
-pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-pub(super) fn is_at_or_below(path: &str, directory: &str) -> bool {
-    let directory = directory.trim_end_matches('/');
-    path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-pub(super) fn unknown(place: &str, why: String) -> End {
-    End::Unknown { place: place.to_owned(), why }
-}
-
-pub(super) fn fails(place: &str, error: &str) -> End {
-    End::Fails { place: place.to_owned(), error: error.to_owned() }
 }
 
 fn runs(program: &Found) -> End {
@@ -448,6 +292,3 @@ fn missing(name: &str, by_runtime: bool) -> String {
 fn is_shell(name: &str) -> bool {
     matches!(name, "sh" | "bash" | "dash" | "ash" | "ksh" | "mksh" | "zsh" | "rbash")
 }
-
-#[cfg(test)]
-pub(super) mod tests;

@@ -4,7 +4,7 @@ use regex::RegexBuilder;
 
 use super::script::{self, Command, Kind, Part, Word, literal};
 use super::shell::{Flow, Frame, Status};
-use super::start::{Env, Follower, UNKNOWN, is_at_or_below};
+use super::{Env, Follower, UNKNOWN, is_at_or_below};
 use crate::archive::entry::Kind as EntryKind;
 use crate::error::Result;
 
@@ -227,12 +227,9 @@ impl Follower<'_, '_> {
         let mut last = Status::True;
         for command in commands {
             // Each is a process of its own.
-            match self.one_of_pipeline(command, frame, &mut env.clone())? {
-                Flow::Next(status) | Flow::Return(status) => last = status,
-                Flow::Leave => {}
-                Flow::End(end @ super::start::End::Unknown { .. }) => return Ok(Flow::End(end)),
-                Flow::End(end) => last = super::shell::status_of(&end),
-            }
+            let mut env = env.clone();
+            last =
+                self.apart(command.line, frame, |follower, frame| follower.one_of_pipeline(command, frame, &mut env))?;
         }
         Ok(Flow::Next(last))
     }
