@@ -446,6 +446,26 @@ fn the_old_image_is_the_base_of_the_new_one() {
 }
 
 #[test]
+fn passwords_stay_where_they_are_and_are_not_told() {
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: kong}\nstringData: {password: hunter2-secret}\n---\n";
+    let pods = deployment(
+        "        env: [{name: KONG_PG_PASSWORD, value: hunter2-env}, {name: KONG_PROXY_LISTEN, value: '0.0.0.0:8000'}]\n",
+    );
+    let text = format!("{secret}{pods}");
+    let run = edit(&KONG, &text).succeeded();
+    for kept in ["stringData: {password: hunter2-secret}", "{name: KONG_PG_PASSWORD, value: hunter2-env}"] {
+        assert!(run.stdout.contains(kept), "{run:#?}");
+    }
+    assert!(!run.stderr.contains("hunter2"), "{run:#?}");
+    let data = edit(&[&KONG[..], &["--json"]].concat(), &text).succeeded().json();
+    for said in [&data["warnings"], &data["files"][0]["changes"]] {
+        assert!(!said.to_string().contains("hunter2"), "{said}");
+    }
+    let broken = format!("{text}        tty: {{{{ .Values.x }}}}\n");
+    assert!(!edit(&KONG, &broken).failed(5, &[]).stderr.contains("hunter2"));
+}
+
+#[test]
 fn a_compose_file_is_told_from_a_manifest_and_left_alone() {
     let compose = "services:\n  kong:\n    image: kong:3.9\n    security_opt: [no-new-privileges]\n    read_only: true\n    ports: ['80:8000']\n";
     edit(&KONG, compose).failed(3, &["this is a Compose file", "cap_add", "no-new-privileges"]);

@@ -993,6 +993,75 @@ fn a_listen_value_is_checked_against_the_version() {
     fails(2, &["backlog"], ["patch", &old, &scene.reference("dst:old"), "--listen=0.0.0.0:80 backlog=1"]);
 }
 
+/// Kong 1.2.2 on Alpine, as docker-kong built it: nginx belongs to root, the user is another one, and there is no setcap
+/// that could be run for every platform.
+#[test]
+fn the_image_of_the_write_up_gets_its_capability() {
+    let mut image = Image::empty()
+        .layer([
+            dir("etc"),
+            file("etc/passwd", "root:x:0:0::/:/bin/sh\nkong:x:1337:65533::/home/kong:/sbin/nologin\n").mode(0o644),
+            dir("usr"),
+            dir("usr/local"),
+            dir("usr/local/openresty"),
+            dir("usr/local/openresty/nginx"),
+            dir("usr/local/openresty/nginx/sbin"),
+            file(NGINX_ENTRY, elf::amd64()).mode(0o755),
+            dir("usr/local/kong").mode(0o775).owner(1337),
+        ])
+        .layer([file("docker-entrypoint.sh", "#!/bin/sh\nset -e\nexport KONG_NGINX_DAEMON=off\n").mode(0o755)]);
+    image.run = r#""ExposedPorts":{"8000/tcp":{},"8001/tcp":{},"8443/tcp":{},"8444/tcp":{}},"Env":["PATH=/usr/bin","KONG_VERSION=1.2.2","KONG_SHA256=76183d7e"],"Entrypoint":["/docker-entrypoint.sh"],"Cmd":["kong","docker-start"],"StopSignal":"SIGQUIT","Labels":{"maintainer":"Kong Core Team"}"#.into();
+    let scene = Scene::new();
+    let (source, to) = (scene.source(&image.docker().build()), scene.reference("dst:1.2.2-lowport"));
+    ok(["patch", &source, &to, "--cap", "cap_net_bind_service=+eip", "--file", NGINX, "--listen"]);
+    prove(&to, &source);
+    let result = scene.open("dst", "1.2.2-lowport");
+    // setcap writes the same 20 bytes: VFS_CAP_REVISION_2, effective, and bit 10 permitted and inheritable.
+    assert_eq!(
+        result.capability(NGINX),
+        [1, 0, 0, 2, 0, 4, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        "cap_net_bind_service=eip"
+    );
+    let nginx = result.top_layer().pop().unwrap();
+    assert_eq!((nginx.path.as_str(), nginx.mode, nginx.uid, nginx.gid), (NGINX_ENTRY, 0o755, 0, 0));
+    let run = &result.config()["config"];
+    for (member, value) in [
+        ("Entrypoint", json!(["/docker-entrypoint.sh"])),
+        ("Cmd", json!(["kong", "docker-start"])),
+        ("StopSignal", json!("SIGQUIT")),
+        (
+            "Env",
+            json!([
+                "PATH=/usr/bin",
+                "KONG_VERSION=1.2.2",
+                "KONG_SHA256=76183d7e",
+                "KONG_PROXY_LISTEN=0.0.0.0:80, 0.0.0.0:443 ssl"
+            ]),
+        ),
+    ] {
+        assert_eq!(run[member], value, "{member}");
+    }
+    assert_eq!(run.get("User"), None);
+    assert_eq!(run["Labels"]["maintainer"], "Kong Core Team");
+    let ports: Vec<&str> = run["ExposedPorts"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        BTreeSet::from_iter(ports),
+        BTreeSet::from(["80/tcp", "443/tcp", "8000/tcp", "8001/tcp", "8443/tcp", "8444/tcp"])
+    );
+}
+
+#[test]
+fn help_explains_the_text_of_capabilities() {
+    let help = ok(["patch", "--help"]).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    for words in [
+        "cap_net_raw,cap_net_bind_service=+ep",
+        "e (effective), i (inheritable) and p (permitted)",
+        "= sets, + adds, - takes away",
+    ] {
+        assert!(help.contains(words), "{words} is not in {help}");
+    }
+}
+
 // Other programs than Kong's.
 
 #[test]

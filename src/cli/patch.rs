@@ -30,6 +30,10 @@ pub(super) struct Arguments {
     #[arg(value_parser = parse_reference)]
     destination: Reference,
     /// The capabilities, in the words of setcap(8) and cap_from_text(3) [default: the profile's, cap_net_bind_service=+ep]
+    ///
+    /// Names with commas between them, or `all`, then an operator and flags, such as cap_net_raw,cap_net_bind_service=+ep.
+    /// = sets, + adds, - takes away. The flags are e (effective), i (inheritable) and p (permitted), in small letters; a file
+    /// has one e for all. Clauses with spaces between them are read from left to right.
     #[arg(long, value_name = "TEXT", value_parser = parse_capabilities)]
     cap: Option<FileCapabilities>,
     /// Set exactly these capabilities instead of adding them to those that the file has

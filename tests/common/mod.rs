@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 pub mod attacker;
+pub mod claims;
 pub mod cli;
 pub mod elf;
 pub mod image;
