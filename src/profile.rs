@@ -11,8 +11,9 @@ pub struct Profile {
     pub name: &'static str,
     /// One line for the help.
     pub about: &'static str,
-    /// The programs that need the capability, all of them; each by the absolute paths that it has in one image or another, of
-    /// which the first that there is counts. Empty if the user has to say it with `--file`.
+    /// The programs that need the capability, all of them: first the one that binds the ports, then those that execute it.
+    /// Each by the absolute paths that it has in one image or another, of which the first that there is counts. Empty if the
+    /// user has to say it with `--file`.
     pub files: &'static [&'static [&'static str]],
     /// What they get, in the words of setcap(8).
     pub capabilities: &'static str,
@@ -53,10 +54,10 @@ pub const PROFILES: &[Profile] = &[
     // Under no_new_privs a program keeps only what the one that executed it has: every hop needs it (ingress-nginx #7449).
     Profile {
         name: "ingress-nginx",
-        about: "the Ingress controller of Kubernetes: controller, nginx and dumb-init, ports 80 and 443",
+        about: "the Ingress controller of Kubernetes: nginx, the controller and dumb-init, ports 80 and 443",
         files: &[
-            &["/nginx-ingress-controller"],
             &["/usr/local/nginx/sbin/nginx", "/chroot/usr/local/nginx/sbin/nginx", "/usr/bin/nginx", "/usr/sbin/nginx"],
+            &["/nginx-ingress-controller"],
             &["/usr/bin/dumb-init"],
         ],
         capabilities: LOW_PORTS,

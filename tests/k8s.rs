@@ -3,10 +3,8 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use common::cli::{Run, capatch, fails, json, ok, run, start};

@@ -1084,7 +1084,7 @@ fn every_profile_knows_its_programs_and_ports() {
         ],
         &[program("nginx-ingress-controller"), program("usr/bin/nginx"), program("usr/bin/dumb-init")],
     ];
-    let controller = |nginx| vec!["/nginx-ingress-controller", nginx, "/usr/bin/dumb-init"];
+    let controller = |nginx| vec![nginx, "/nginx-ingress-controller", "/usr/bin/dumb-init"];
     let web = json!({"80/tcp": {}, "443/tcp": {}});
     let rows = [
         ("kong", &[program(NGINX_ENTRY)][..], vec![NGINX], &web),
