@@ -100,6 +100,36 @@ fn digests_stay_the_same_through_every_pair_of_places() {
     }
 }
 
+// F17
+#[test]
+fn two_lists_that_disagree_are_warned_of_and_the_index_counts() {
+    let scene = Scene::new();
+    let image = Image::kong().build();
+    ok(["copy", &scene.source(&image), &archive(&scene, "oci", "a.tar:kong:3.9")]);
+    let config = image.config();
+    let of = |config: &str| format!(r#"[{{"Config":"blobs/sha256/{config}","RepoTags":["kong:3.9"],"Layers":[]}}]"#);
+    let other = "0".repeat(64);
+    for (list, why) in [
+        (of(hex(&config)), None),
+        (of(&other), Some(format!("only the latter has the image blobs/sha256/{other}"))),
+        (format!("{}x", of(hex(&config))), Some("trailing".to_owned())),
+        ("[]".to_owned(), None),
+    ] {
+        let mut all = members(&scene.path("a.tar"));
+        all.iter_mut().find(|(name, _)| name == "manifest.json").unwrap().1 = list.into_bytes();
+        let entries: Vec<_> = all.iter().map(|(name, bytes)| file(name, bytes.clone())).collect();
+        fs::write(scene.path("b.tar"), tar(&entries)).unwrap();
+        let said = ok(["inspect", &archive(&scene, "oci", "b.tar"), "--json"]);
+        assert_eq!(said.json()["digest"], image.digest);
+        let words = "index.json and manifest.json disagree: ";
+        match why {
+            None => assert_eq!(said.stderr, ""),
+            Some(why) => assert!(said.stderr.contains(words) && said.stderr.contains(&why), "{said:?}"),
+        }
+        assert_eq!(said.stderr.matches(words).count(), said.stderr.lines().count(), "it is said once: {said:?}");
+    }
+}
+
 #[test]
 fn the_archive_has_both_lists_and_nothing_of_this_machine() {
     let scene = Scene::new();

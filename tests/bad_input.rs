@@ -949,6 +949,77 @@ fn a_stop_signal_keeps_what_has_arrived_of_large_blobs_and_nothing_else() {
     whole(&scene.path("dst"));
 }
 
+/// A run that waits for an archive on standard input, and the end of that.
+fn waiting(mut command: Command) -> (std::process::Child, std::process::ChildStdin) {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let input = child.stdin.take().unwrap();
+    // A thread other than the first blocks in read(2), which only input ends.
+    let threads = format!("/proc/{0}/task", child.id());
+    let reads = |task: fs::DirEntry| {
+        let is_first = task.file_name().to_str() == Some(&child.id().to_string());
+        !is_first && fs::read_to_string(task.path().join("wchan")).is_ok_and(|place| place.contains("pipe_read"))
+    };
+    let begin = std::time::Instant::now();
+    while !fs::read_dir(&threads).unwrap().flatten().any(reads) {
+        assert!(begin.elapsed().as_secs() < 60, "it does not read");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    (child, input)
+}
+
+#[track_caller]
+fn send(signal: &str, child: &std::process::Child) {
+    assert!(Command::new("/bin/kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
+// G3
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let scene = Scene::new();
+    let to = scene.reference("dst:1");
+    let run = |second: bool| {
+        let (child, _input) = waiting(capatch(["copy", "oci-archive:-", &to]));
+        let begin = std::time::Instant::now();
+        send("-INT", &child);
+        if second {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            send("-TERM", &child);
+        }
+        let said: Run = child.wait_with_output().unwrap().into();
+        let took = begin.elapsed().as_millis();
+        assert!(said.code == 130 && said.stderr.contains("interrupted"), "{said:?}");
+        assert_eq!(leftovers(&scene.path("dst")), Vec::<std::path::PathBuf>::new());
+        took
+    };
+    assert!(run(false) >= 2000);
+    // On a busy machine one try may take as long for other reasons.
+    assert!((0..5).any(|_| run(true) < 2000));
+}
+
+// G3
+#[test]
+fn a_closed_terminal_ends_it_unless_it_was_started_by_nohup() {
+    let (scene, image) = (Scene::new(), Image::kong().build());
+    ok(["copy", &scene.source(&image), &format!("oci-archive:{}:3.9", scene.path("a.tar").display())]);
+    let to = scene.reference("dst:1");
+    let (child, _input) = waiting(capatch(["copy", "oci-archive:-", &to]));
+    send("-HUP", &child);
+    let said: Run = child.wait_with_output().unwrap().into();
+    assert!(said.code == 129 && said.stderr.contains("the terminal was closed"), "{said:?}");
+    assert!(!scene.path("dst/index.json").exists());
+
+    let mut nohup = Command::new("nohup");
+    nohup.args([env!("CARGO_BIN_EXE_capatch"), "copy", "oci-archive:-", &to]).env_clear().env("PATH", "/usr/bin:/bin");
+    let (child, mut input) = waiting(nohup);
+    send("-HUP", &child);
+    std::io::Write::write_all(&mut input, &fs::read(scene.path("a.tar")).unwrap()).unwrap();
+    drop(input);
+    let said: Run = child.wait_with_output().unwrap().into();
+    said.succeeded();
+    ok(["verify", &to]);
+}
+
 #[test]
 fn what_stands_in_the_way_of_a_layout_is_named() {
     let scene = Scene::new();

@@ -258,9 +258,26 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             error = stopped() => Err(error),
         }
     });
-    // A thread that still works gets the time to remove its temporary file, and no more.
-    runtime.shutdown_timeout(Duration::from_secs(2));
+    wind_up(runtime);
     result
+}
+
+/// Ends what still works. A thread gets the time to remove its temporary file, and no more; none if another signal comes.
+fn wind_up(runtime: tokio::runtime::Runtime) {
+    let (over, end) = tokio::sync::oneshot::channel();
+    let ending = std::thread::Builder::new().spawn(move || {
+        runtime.shutdown_timeout(Duration::from_secs(2));
+        let _ = over.send(());
+    });
+    let listener = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    if let (Ok(_), Ok(listener)) = (ending, listener) {
+        listener.block_on(async {
+            tokio::select! {
+                _ = end => (),
+                _ = stopped() => (),
+            }
+        });
+    }
 }
 
 /// Waits for a signal that asks us to stop. The destination tag moves in one last request, so it has moved or it has not.
