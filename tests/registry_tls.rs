@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use capatch::oci::media_type::OCI_MANIFEST;
 use capatch::oci::reference::{self, Target};
 use capatch::transport::registry::{Client, Manifest, Options};
 use common::registry::{Registry, Reply};
-use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+use rcgen::{CertificateParams, CertifiedKey, KeyPair, date_time_ymd, generate_simple_self_signed};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -100,6 +101,52 @@ async fn a_certificate_is_for_its_name() {
     let error = get(&registry.host(), |o| o.ca_file = Some(directory.path().join("ca.pem"))).await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
     assert!(registry.log().is_empty());
+}
+
+// A21, G7
+#[tokio::test]
+async fn of_a_certificate_at_the_wrong_time_the_clock_is_told() {
+    for (from, to, words) in [(1990, 2000, "xpired"), (2990, 3000, "not valid")] {
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        let signing_key = KeyPair::generate().unwrap();
+        let ours = CertifiedKey { cert: params.self_signed(&signing_key).unwrap(), signing_key };
+        let registry = serve(&ours, None);
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), "ca.pem", &ours.cert.pem());
+        let error = get(&registry.host(), |o| o.ca_file = Some(directory.path().join("ca.pem"))).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(error.hint_text().unwrap().contains("clock of this machine right? It says 20"), "{error:?}");
+        assert!(registry.log().is_empty());
+    }
+}
+
+// A21
+#[tokio::test]
+async fn an_old_tls_is_refused_and_told() {
+    // A ServerHello of TLS 1.0, one of TLS 1.1, and the alert «protocol_version» (RFC 5246 §7.2, §7.4.1.3).
+    let hello = |minor: u8| [&[22, 3, minor, 0, 42, 2, 0, 0, 38, 3, minor][..], &[7; 32], &[0, 0xc0, 0x14, 0]].concat();
+    for answer in [hello(1), hello(2), vec![21, 3, 1, 0, 2, 2, 70]] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = count.clone();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(&answer);
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        });
+        let ours = certificate("127.0.0.1");
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), "ca.pem", &ours.cert.pem());
+        let error = get(&host, |o| o.ca_file = Some(directory.path().join("ca.pem"))).await.unwrap_err();
+        assert!(error.hint_text().unwrap_or_default().contains("TLS 1.2 and 1.3"), "{error:?}");
+        // Nothing older is tried, nor the same again.
+        assert_eq!(count.load(std::sync::atomic::Ordering::SeqCst), 1, "{error}");
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod elf;
 pub mod image;
 pub mod manifests;
+pub mod proxy;
 pub mod registry;
 pub mod script;
 pub mod tar;

@@ -21,6 +21,7 @@ mod mirrors;
 mod network;
 mod origin;
 mod pages;
+mod proxy;
 mod refusal;
 mod retry;
 mod upload;

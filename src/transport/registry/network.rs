@@ -5,16 +5,17 @@ use std::error::Error as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Client, Identity, redirect};
-use url::Host;
 
 use super::mirrors::Tls;
 use super::origin::{Origin, Reach};
+use super::proxy;
 use super::{Options, lock};
 use crate::error::{Error, Kind, Result};
+use crate::oci::time;
 
 /// One HTTP client for each way to trust a host.
 #[derive(Default)]
@@ -40,7 +41,7 @@ impl Network {
     pub(super) fn client(&self, options: &Options, origin: &Origin, guard: Option<Reach>, tls: &Tls) -> Result<Client> {
         let trust = Trust {
             https: origin.is_https(),
-            direct: origin.reach() == Some(Reach::Loopback),
+            direct: origin.reach() == Some(Reach::Loopback) || proxy::is_off(),
             certificates: if origin.is_https() { certificates(options, origin) } else { None },
             tls: tls.clone(),
             guard: guard.map(|reach| reach as u8),
@@ -177,7 +178,7 @@ impl Resolve for Guard {
         let (name, reach) = (name.as_str().to_owned(), self.reach);
         Box::pin(async move {
             let all: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            if is_proxy(&name) {
+            if proxy::is_proxy(&name) {
                 return Ok(Box::new(all.into_iter()) as Addrs);
             }
             let allowed: Vec<_> = all
@@ -199,15 +200,6 @@ impl Resolve for Guard {
     }
 }
 
-/// Whether `name` is a proxy that the environment names: the user's choice, and it does the dialling.
-fn is_proxy(name: &str) -> bool {
-    ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].iter().any(|variable| {
-        let Ok(value) = std::env::var(variable) else { return false };
-        let value = if value.contains("://") { value } else { format!("http://{value}") };
-        url::Url::parse(&value).is_ok_and(|url| matches!(url.host(), Some(Host::Domain(host)) if host == name))
-    })
-}
-
 /// A request without an answer.
 pub(super) struct Lost {
     pub(super) error: Error,
@@ -219,6 +211,8 @@ pub(super) struct Lost {
 
 /// A sentence for a network error on `host`. URLs stay out: they may carry signatures.
 pub(super) fn explain(error: reqwest::Error, host: &str) -> Lost {
+    let is_https = error.url().is_some_and(|url| url.scheme() == "https");
+    let is_loopback = error.url().and_then(|url| Origin::of(url).ok()?.reach()) == Some(Reach::Loopback);
     let error = error.without_url();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -243,19 +237,42 @@ pub(super) fn explain(error: reqwest::Error, host: &str) -> Lost {
             hopeless: false,
         };
     }
+    if why.starts_with("tunnel error") {
+        let (what, hopeless) = match why.contains("authorization required") {
+            true => ("the proxy wants a login (407)", true),
+            false => ("the proxy does not let us through", false),
+        };
+        let error = Error::failed(format!("cannot connect to {host}: {what}"));
+        let error = proxy::hint(is_https).map_or(error.clone(), |hint| error.hint(hint));
+        return Lost { error, unsent: true, hopeless };
+    }
     let sentence = Error::failed(format!("cannot connect to {host}: {why}"));
     let hopeless = why.contains("corrupt message");
     let (error, hopeless) = if hopeless || why.contains("handshake eof") {
         (sentence.hint(format!("if the registry speaks plain http, say --plain-http {host}")), hopeless)
     } else if why.contains("certificate") {
-        // No authority mends a wrong name or date.
-        let other = ["not valid for name", "xpired", "NotValidYet", "not valid yet"].iter().any(|w| why.contains(w));
-        let hint = "if the registry has a certificate authority of its own, name it with --ca-file";
-        (if other { sentence } else { sentence.hint(hint) }, true)
+        let date = ["xpired", "NotValidYet", "not valid yet"].iter().any(|words| why.contains(words));
+        (
+            match why {
+                // No authority mends a wrong date or name.
+                _ if date => sentence.hint(format!("is the clock of this machine right? It says {}", now())),
+                why if why.contains("not valid for name") => sentence,
+                _ => sentence.hint("if the registry has a certificate authority of its own, name it with --ca-file"),
+            },
+            true,
+        )
+    } else if ["Tls12Or13", "Tls12NotOffered", "ProtocolVersion"].iter().any(|words| why.contains(words)) {
+        (sentence.hint("it seems to speak an old TLS only, and capatch speaks TLS 1.2 and 1.3"), true)
     } else {
-        (sentence, false)
+        let hint = proxy::hint(is_https).filter(|_| !is_loopback);
+        (hint.map_or(sentence.clone(), |hint| sentence.hint(hint)), false)
     };
     Lost { error, unsent: true, hopeless }
+}
+
+fn now() -> String {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    time::rfc3339(since_1970.as_secs())
 }
 
 /// The last cause, without the number that the system puts behind it.

@@ -7,6 +7,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::origin::redacted;
+use super::proxy;
 use crate::error::{Error, Kind};
 
 const BODY_LIMIT: usize = 64 << 10;
@@ -111,6 +112,9 @@ impl Refusal {
             _ => {
                 let error = Error::failed(format!("{what}: {} answered {}{said}", redacted(&self.url), self.status));
                 match (status, self.asked) {
+                    (407, _) => {
+                        proxy::hint(self.url.scheme() == "https").map_or(error.clone(), |hint| error.hint(hint))
+                    }
                     (413, _) => error.hint(
                         "a proxy in front of the registry limits the size of requests (client_max_body_size in nginx)",
                     ),
