@@ -3,12 +3,14 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
+use capatch::oci::digest::{Algorithm, Digest, Hasher};
 use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
-use common::cli::{capatch, fails, json, ok, start};
+use common::cli::{capatch, fails, json, ok, prove, start};
 use common::image::{Content, Image, Index, Packing, Scene, leftovers};
 use common::registry::{Ending, Registry, Reply};
 use common::tar::{file, tar};
@@ -54,6 +56,107 @@ fn has_all(registry: &Registry, repository: &str, content: &Content) {
     for (digest, stored) in &content.manifests {
         assert_eq!(registry.manifest(repository, digest).as_ref(), Some(stored), "{digest}");
     }
+}
+
+fn sha512(bytes: &[u8]) -> String {
+    let mut hasher = Hasher::new(Algorithm::Sha512);
+    hasher.update(bytes);
+    hasher.finish().to_string()
+}
+
+/// `document` with other digests, and the sizes of what they name.
+fn renamed(document: &mut Value, new: &BTreeMap<String, (String, usize)>) {
+    match document {
+        Value::String(text) => *text = new.get(text).map_or(text.clone(), |(digest, _)| digest.clone()),
+        Value::Array(list) => list.iter_mut().for_each(|value| renamed(value, new)),
+        Value::Object(members) => {
+            if let Some((_, size)) = members.get("digest").and_then(|digest| new.get(digest.as_str()?)) {
+                members.insert("size".to_owned(), (*size).into());
+            }
+            members.values_mut().for_each(|value| renamed(value, new));
+        }
+        _ => (),
+    }
+}
+
+/// Two platforms of which everything is named by SHA-512: layers, diff IDs, configs, manifests and the index.
+fn all_sha512() -> Content {
+    let images = [Image::kong(), Image::kong_arm64()];
+    let (mut content, mut new) = (Content::default(), BTreeMap::new());
+    for (tar, _) in images.iter().flat_map(|image| &image.layers) {
+        new.insert(Digest::of(tar).to_string(), (sha512(tar), tar.len()));
+    }
+    let [one, other] = images.map(|image| image.build());
+    let index = Index::new().platform(&one, "amd64").platform(&other, "arm64").build();
+    let layers = [one.layers(), other.layers()].concat();
+    let documents = [one.config(), other.config(), one.digest, other.digest, index.digest.clone()];
+    for digest in layers.iter().chain(&documents) {
+        let manifest = index.manifests.get(digest);
+        let mut bytes = manifest.map_or_else(|| index.blobs[digest].clone(), |(_, bytes)| bytes.clone());
+        if documents.contains(digest) {
+            let mut document = serde_json::from_slice(&bytes).unwrap();
+            renamed(&mut document, &new);
+            bytes = serde_json::to_vec(&document).unwrap();
+        }
+        let name = sha512(&bytes);
+        new.insert(digest.clone(), (name.clone(), bytes.len()));
+        match manifest {
+            Some((media_type, _)) => {
+                content.manifests.insert(name.clone(), (media_type.clone(), bytes));
+                (content.media_type, content.digest) = (media_type.clone(), name);
+            }
+            None => drop(content.blobs.insert(name, bytes)),
+        }
+    }
+    content
+}
+
+// C3
+#[test]
+fn an_image_that_is_wholly_named_by_sha512_goes_everywhere() {
+    let (scene, registry, content) = (Scene::new(), Registry::start(), all_sha512());
+    let source = scene.source(&content);
+    assert!(!String::from_utf8(fs::read(scene.path("src/index.json")).unwrap()).unwrap().contains("sha256"));
+    let archive = format!("oci-archive:{}:kong:1", scene.path("a.tar").display());
+    for (from, to) in [
+        (&source, &scene.reference("dst:1")),
+        (&scene.reference("dst:1"), &archive),
+        (&archive, &scene.reference("last:1")),
+    ] {
+        assert_eq!(json(["copy", from, to])["digest"], content.digest, "{to}");
+        assert_eq!(json(["copy", from, to])["result"], "unchanged", "{to}");
+        let report = json(["verify", to]);
+        assert_eq!(
+            (&report["digest"], &report["manifests"], &report["blobs"]),
+            (&content.digest.as_str().into(), &3.into(), &6.into()),
+            "{to}"
+        );
+    }
+    // A registry names what a tag leads to by SHA-256; below that, everything keeps its names.
+    let there = host(&registry, "a:1");
+    assert_eq!(json(["copy", &archive, &there])["digest"], content.digest);
+    for (digest, bytes) in &content.blobs {
+        assert_eq!(registry.blob("a", &digest.parse().unwrap()).as_ref(), Some(bytes));
+    }
+    assert_eq!(registry.manifest("a", "1").unwrap().1, content.bytes());
+    assert_eq!(json(["copy", &archive, &there])["result"], "unchanged");
+    ok(["verify", &there]);
+    ok(["copy", &there, &scene.reference("back:1")]);
+    assert_eq!(
+        fs::read(scene.path("back/blobs/sha256").join(Digest::of(content.bytes()).hex())).unwrap(),
+        content.bytes()
+    );
+    // A patch of it is named by SHA-256 where it is new.
+    ok(["patch", &source, &scene.reference("dst:low")]);
+    prove(&scene.reference("dst:low"), &source);
+    // And no other content passes for it.
+    let layer = content.blobs.keys().next().unwrap();
+    let path = scene.path("src/blobs/sha512").join(layer.split_once(':').unwrap().1);
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+    fails(5, &[layer], ["copy", &source, &scene.reference("new:1")]);
+    fails(5, &[layer], ["verify", &source]);
 }
 
 #[test]

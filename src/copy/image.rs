@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
@@ -128,18 +129,19 @@ struct Copy<'a> {
 impl Copy<'_> {
     async fn run(&self, root: &Root, tag: &Tag<'_>) -> Result<Outcome> {
         let Route { from, source, to, destination } = self.route;
-        let old = tag.old.map(|old| old.descriptor.digest.clone());
-        // Of a tag that is where it should be, everything is there: it was moved last.
-        let is_there = |digest: &Digest| old.as_ref() == Some(digest) && !self.options.force;
-        if is_there(&root.descriptor.digest) && self.options.platforms.is_empty() && !self.options.referrers {
+        // Of a tag that is where it should be, everything is there: it was moved last. A registry names by SHA-256 what a
+        // tag leads to, whatever the image calls itself, so the bytes decide (faults.md C3).
+        let is_there = |bytes: &Bytes| tag.old.is_some_and(|old| old.bytes == *bytes) && !self.options.force;
+        if is_there(&root.bytes) && self.options.platforms.is_empty() && !self.options.referrers {
             let digest = root.descriptor.digest.clone();
             return Ok(Outcome::Unchanged { digest, referrers: Referrers::default() });
         }
         let tree = self.select(root).await.map_err(|e| e.context(source))?;
         let new = tree.descriptor();
-        let is_there = is_there(&new.digest);
+        let is_there = is_there(tree.bytes());
+        let old = tag.old.filter(|old| old.bytes != *tree.bytes()).map(|old| old.descriptor.digest.clone());
         let may_replace = self.options.force || self.options.replace;
-        if let Some(old) = old.as_ref().filter(|old| **old != new.digest && !may_replace) {
+        if let Some(old) = old.as_ref().filter(|_| !may_replace) {
             let message = format!("{destination} exists and is another image ({old})");
             return Err(
                 Error::new(Kind::DestinationRefused, message).hint("choose another tag, or replace it with --force")
@@ -155,7 +157,7 @@ impl Copy<'_> {
         let mut copied = Copied {
             source_digest: root.descriptor.digest.clone(),
             digest: new.digest.clone(),
-            replaced: old.filter(|old| *old != new.digest),
+            replaced: old,
             only_referrers: is_there,
             manifests: tree.nodes().len(),
             referrers: trees.report(),

@@ -328,10 +328,10 @@ impl Content {
 
     /// Writes it into an OCI layout, beside what is there.
     pub fn write(&self, layout: &Path, tag: &str) {
-        let blobs = layout.join("blobs/sha256");
-        fs::create_dir_all(&blobs).unwrap();
         let manifests = self.manifests.iter().map(|(digest, (_, bytes))| (digest, bytes));
         for (digest, bytes) in self.blobs.iter().chain(manifests) {
+            let blobs = layout.join("blobs").join(digest.split(':').next().unwrap());
+            fs::create_dir_all(&blobs).unwrap();
             fs::write(blobs.join(hex(digest)), bytes).unwrap();
         }
         fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
