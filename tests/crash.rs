@@ -7,6 +7,7 @@ mod common;
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -224,6 +225,46 @@ fn a_tag_of_a_program_without_our_lock_is_kept() {
     run.join().unwrap().succeeded();
     ok(["verify", &scene.reference("dst:new")]);
     ok(["verify", &scene.reference("dst:foreign")]);
+}
+
+// G9
+#[test]
+fn temporary_files_have_no_name_that_others_could_take() {
+    for has_unnamed_files in [true, false] {
+        let scene = scene();
+        // Everybody writes here, and nothing protects the files of others: links lie ready, to a file that matters.
+        let (shared, precious) = (scene.path("shared"), scene.path("precious"));
+        fs::create_dir(&shared).unwrap();
+        fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::write(&precious, "precious").unwrap();
+        for name in [".tmp", ".capatch", "capatch", "layer", "spool"] {
+            std::os::unix::fs::symlink(&precious, shared.join(name)).unwrap();
+        }
+        let before = fs::read_dir(&shared).unwrap().count();
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-y", "-s", "4096", "-o"]).arg(scene.path("trace"));
+        if !has_unnamed_files {
+            strace.args(["-e", "inject=openat:error=EOPNOTSUPP:when=1+", "-P"]).arg(&shared);
+        }
+        strace.arg(env!("CARGO_BIN_EXE_capatch"));
+        strace.args(["patch", &scene.reference("src:3.9"), &scene.reference("dst:new")]).env_clear();
+        start({
+            strace.env("TMPDIR", &shared).env("PATH", "/usr/bin:/bin");
+            strace
+        })
+        .succeeded();
+        ok(["verify", &scene.reference("dst:new")]);
+        assert_eq!(
+            (fs::read_dir(&shared).unwrap().count(), fs::read(&precious).unwrap()),
+            (before, b"precious".to_vec())
+        );
+        let trace = fs::read_to_string(scene.path("trace")).unwrap();
+        let place = shared.to_str().unwrap();
+        let opened = |line: &&str| line.contains(" openat(") && line.contains(&format!("\"{place}"));
+        let opens: Vec<&str> = trace.lines().filter(opened).collect();
+        // (Where they are refused, the trace has nothing but that.)
+        assert!(!opens.is_empty() && opens.iter().all(|line| line.contains("O_TMPFILE")), "{opens:?}");
+    }
 }
 
 // F3

@@ -601,3 +601,34 @@ fn inspect_without_layers_reads_none() {
     let blobs: Vec<_> = registry.lines().into_iter().filter(|line| line.contains("/blobs/")).collect();
     assert_eq!(blobs, [format!("GET /v2/kong/blobs/{}", image.config())]);
 }
+
+// D10
+#[test]
+fn a_media_type_that_is_not_what_the_bytes_are_is_warned_of() {
+    for (packing, found) in [
+        (Packing::Zstd, Some("has zstd, and its type application/vnd.docker.image.rootfs.diff.tar.gzip says gzip")),
+        (Packing::Plain, Some("has no compression, and its type")),
+        (Packing::Gzip, None),
+    ] {
+        let image =
+            Image::kong().packed(tar::tar(&[dir("opt"), file("opt/nginx", elf::amd64())]), packing).docker().build();
+        let scene = Scene::new();
+        let (source, to) = (scene.source(&image), scene.reference("dst:1"));
+        for arguments in
+            [&["verify", &source][..], &["getcap", &source], &["patch", &source, &to, "--file", "/opt/nginx"]]
+        {
+            let said = start(capatch(arguments)).succeeded();
+            match found {
+                None => assert_eq!(said.stderr.matches("WARN").count(), 0, "{said:?}"),
+                Some(found) => {
+                    assert!(said.stderr.contains(found) && said.stderr.contains(&image.layer(3)), "{said:?}")
+                }
+            }
+        }
+        // The type is never made another one on the way.
+        assert_eq!(
+            scene.open("dst", "1").layers()[3]["mediaType"],
+            "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        );
+    }
+}

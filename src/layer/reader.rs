@@ -6,11 +6,11 @@ use std::thread::{Builder, JoinHandle};
 
 use crate::archive::compression::{Decoder, from_io};
 use crate::blob::VerifiedReader;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::{Digest, Hasher};
-use crate::oci::media_type::Compression;
+use crate::oci::media_type::{Compression, Kind};
 
 /// Bytes of tar that are decompressed, walked and hashed together.
 const CHUNK: usize = 256 * 1024;
@@ -24,7 +24,7 @@ pub struct LayerReader<R: Read> {
     start: usize,
     end: usize,
     total: u64,
-    size: u64,
+    descriptor: Descriptor,
     limits: Limits,
     diff_id: Digest,
     sum: Sum,
@@ -39,7 +39,7 @@ impl<R: Read> LayerReader<R> {
             start: 0,
             end: 0,
             total: 0,
-            size: descriptor.size,
+            descriptor: descriptor.clone(),
             limits: *limits,
             diff_id: diff_id.clone(),
             sum: Sum::Here(Hasher::new(diff_id.algorithm())),
@@ -51,8 +51,24 @@ impl<R: Read> LayerReader<R> {
         self.decoder.compression()
     }
 
+    /// Warns of a media type that claims something else than the bytes are (faults.md D10).
+    fn check_type(&self) {
+        let Descriptor { media_type, digest, size, .. } = &self.descriptor;
+        if let Kind::Layer { compression, .. } = self.descriptor.kind()
+            && compression != self.compression()
+            && *size > 0
+        {
+            let found = self.compression();
+            tracing::warn!(
+                "the layer {digest} has {found}, and its type {} says {compression}: others may not unpack it",
+                printable(media_type)
+            );
+        }
+    }
+
     /// Reads what is left and compares digest, size and diff ID (faults.md D8, D9).
     pub fn finish(mut self) -> Result<()> {
+        self.check_type();
         loop {
             let length = self.fill_buf().map_err(|e| from_io("the layer", &e))?.len();
             if length == 0 {
@@ -87,7 +103,7 @@ impl<R: Read> BufRead for LayerReader<R> {
                 }
             }
             self.total += self.end as u64;
-            self.limits.check_unpacked(self.total, Some(self.size), "the layer")?;
+            self.limits.check_unpacked(self.total, Some(self.descriptor.size), "the layer")?;
         }
         Ok(&self.chunk[self.start..self.end])
     }
