@@ -64,12 +64,22 @@ else
     remarks+=("without ${!GO_TOOLS[*]}: there is no Go here to build them with")
 fi
 
+if [ "$("$TOOLS/cargo-deny" --version 2>/dev/null)" != "cargo-deny $CARGO_DENY" ]; then
+    step "install cargo-deny" cargo install cargo-deny --locked --version "$CARGO_DENY" --root target/tools
+fi
+
 # --- the checks ---
 
 if grep -rnE '#!?\[(cfg_attr\(.*\b)?ignore\b' --include='*.rs' src tests; then
     fail "a test that is ignored is a test that is skipped"
 fi
 
+step "licences, bans and sources" "$TOOLS/cargo-deny" --locked check licenses bans sources
+if timeout 60 "$TOOLS/cargo-deny" fetch db >>"$log" 2>&1; then
+    step "advisories" "$TOOLS/cargo-deny" --locked check --disable-fetch advisories
+else
+    remarks+=("without advisories: their database cannot be reached from here")
+fi
 step "format" cargo fmt --all --check
 step "lints" cargo clippy --locked --all-targets -- -D warnings
 step "documentation" env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps

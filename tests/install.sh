@@ -14,6 +14,7 @@ declare -A GO_TOOLS=(
     [containerd-shim-runc-v2]=github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@v2.4.2
 )
 TOOLS=target/tools/bin
+CARGO_DENY=0.20.2
 
 fail() {
     printf '%s: %s\n' "$0" "$*" >&2
