@@ -100,6 +100,46 @@ fn digests_stay_the_same_through_every_pair_of_places() {
     }
 }
 
+// I8
+#[test]
+fn what_is_in_an_archive_can_be_listed_and_proved_without_a_network() {
+    let (scene, zoo) = (Scene::new(), zoo());
+    ok(["copy", &scene.source(&zoo), &archive(&scene, "oci", "a.tar:kong:3.9")]);
+    let run = |image: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["-rn", env!("CARGO_BIN_EXE_capatch"), "verify", image, "--json"]).env_clear();
+        start(command)
+    };
+    let report = run(&archive(&scene, "oci", "a.tar")).succeeded().json();
+    let listed: Vec<(&str, u64)> = report["contents"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|content| {
+            assert!(content["media_type"].as_str().is_some_and(|text| text.contains('/')), "{content}");
+            (content["digest"].as_str().unwrap(), content["size"].as_u64().unwrap())
+        })
+        .collect();
+    assert_eq!(listed[0].0, zoo.digest, "what the image is named by comes first");
+    let blobs = zoo.blobs.iter().map(|(digest, bytes)| (digest.as_str(), bytes.len() as u64));
+    let manifests = zoo.manifests.iter().map(|(digest, (_, bytes))| (digest.as_str(), bytes.len() as u64));
+    let (mut listed, mut expected): (Vec<_>, Vec<_>) = (listed, blobs.chain(manifests).collect());
+    (listed.sort_unstable(), expected.sort_unstable());
+    assert_eq!(listed, expected);
+    // One bit of any of it, and it is no proof any more.
+    let path = scene.path("a.tar");
+    let bytes = fs::read(&path).unwrap();
+    let of = |digest: &str| zoo.blobs.get(digest).unwrap_or_else(|| &zoo.manifests[digest].1).clone();
+    for (digest, _) in expected {
+        let content = of(digest);
+        let at = bytes.windows(content.len()).position(|window| window == content).unwrap() + content.len() - 1;
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        fs::write(scene.path("b.tar"), damaged).unwrap();
+        assert_eq!(run(&archive(&scene, "oci", "b.tar")).code, 5, "{digest}");
+    }
+}
+
 // F17
 #[test]
 fn two_lists_that_disagree_are_warned_of_and_the_index_counts() {

@@ -66,7 +66,8 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
 }
 
 fn text(report: &Report) -> String {
-    let validate::Report { digest, manifests, blobs, bytes: size, images, differences, findings } = &report.verified;
+    let validate::Report { digest, manifests, blobs, bytes: size, images, differences, findings, .. } =
+        &report.verified;
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{} {digest}", report.image);

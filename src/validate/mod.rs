@@ -17,6 +17,7 @@ use crate::image::{self, Image, Node};
 use crate::layer::lookup::LayerSource;
 use crate::layer::tree::{self, Detail, Tree};
 use crate::limits::Limits;
+use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::media_type::Kind;
 use crate::patch::Record;
@@ -34,6 +35,24 @@ pub struct FileWithCapabilities {
     pub capabilities: String,
 }
 
+/// A manifest, an index or a blob.
+#[derive(Clone, Debug, Serialize)]
+pub struct Content {
+    /// As what names it says.
+    pub media_type: String,
+    /// Computed.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl From<&Descriptor> for Content {
+    fn from(descriptor: &Descriptor) -> Self {
+        let Descriptor { media_type, digest, size, .. } = descriptor;
+        Content { media_type: media_type.clone(), digest: digest.clone(), size: *size }
+    }
+}
+
 /// What verification found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -45,6 +64,8 @@ pub struct Report {
     pub blobs: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// All of these, each once: what there is to know about a copy that is to be proved later, without a network.
+    pub contents: Vec<Content>,
     /// One entry for each container image.
     pub images: Vec<VerifiedImage>,
     /// Differences between the index and the base's.
@@ -136,10 +157,14 @@ pub async fn verify(
         manifests: tree.nodes().len(),
         blobs: 0,
         bytes: 0,
+        contents: Vec::new(),
         images: Vec::new(),
         differences: Vec::new(),
         findings: Vec::new(),
     };
+    let mut seen = HashSet::new();
+    let nodes = tree.nodes().into_iter().rev().map(Node::descriptor);
+    report.contents = nodes.filter(|node| seen.insert(&node.digest)).map(Content::from).collect();
     let elsewhere = verify_blobs(place, &tree, &images, &mut report).await?;
     let base = match base {
         Some(base) => Some(base::Base::load(base).await.map_err(|e| e.context("base"))?),
@@ -190,6 +215,7 @@ async fn verify_blobs(place: &Place, tree: &Node, images: &[Image], report: &mut
         }
         report.blobs += 1;
         report.bytes += blob.size;
+        report.contents.push(Content::from(&blob));
         if !layers.contains(&blob.digest) {
             let reader = place.reader(&blob).await?;
             blocking(move || VerifiedReader::new(reader, &blob).finish()).await?;
