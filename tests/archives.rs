@@ -124,7 +124,8 @@ fn what_is_in_an_archive_can_be_listed_and_proved_without_a_network() {
     let blobs = zoo.blobs.iter().map(|(digest, bytes)| (digest.as_str(), bytes.len() as u64));
     let manifests = zoo.manifests.iter().map(|(digest, (_, bytes))| (digest.as_str(), bytes.len() as u64));
     let (mut listed, mut expected): (Vec<_>, Vec<_>) = (listed, blobs.chain(manifests).collect());
-    (listed.sort_unstable(), expected.sort_unstable());
+    listed.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(listed, expected);
     // One bit of any of it, and it is no proof any more.
     let path = scene.path("a.tar");

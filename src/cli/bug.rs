@@ -9,7 +9,9 @@ use crate::error::Error;
 /// come from an image or be a secret, unless the system refused something, which libraries make panics of.
 pub fn report_panic(panic: &PanicHookInfo<'_>) -> u8 {
     let place = panic.location().map_or("an unknown place".to_owned(), |at| format!("{}:{}", at.file(), at.line()));
-    let error = error(panic.payload_as_str().unwrap_or_default(), &place);
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+    let error = error(text.unwrap_or_default(), &place);
     Output { json: given("--json"), quiet: false, piped: false }.error(&error);
     error.kind().exit_code()
 }
