@@ -1,4 +1,4 @@
-//! `tests/faults.md` and the promises of the README, held to their word: every row is there, every test exists.
+//! `tests/faults.md`, the promises of the README and the properties, held to their word: every row is there, every test exists.
 
 mod common;
 
@@ -9,6 +9,8 @@ const ROWS: [(char, usize); 9] =
     [('A', 40), ('B', 30), ('C', 31), ('D', 27), ('E', 33), ('F', 25), ('G', 12), ('H', 18), ('I', 9)];
 /// How many promises there are.
 const PROMISES: usize = 12;
+/// How many properties there are.
+const PROPERTIES: usize = 13;
 
 #[test]
 fn every_row_has_a_test_or_says_why_not() {
@@ -29,6 +31,19 @@ fn every_promise_names_the_test_that_would_fail() {
     for promise in promises {
         let tests = named(promise);
         assert!(!tests.is_empty(), "no test: {promise}");
+        tests.iter().for_each(|test| exists(test));
+    }
+}
+
+#[test]
+fn every_property_has_a_test() {
+    let text = read("tests/properties.rs");
+    let rows: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("//! | P")).collect();
+    let numbers: Vec<usize> = rows.iter().map(|row| row.split(':').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(numbers, (1..=PROPERTIES).collect::<Vec<_>>());
+    for row in rows {
+        let tests = named(row);
+        assert!(!tests.is_empty(), "no test: P{row}");
         tests.iter().for_each(|test| exists(test));
     }
 }

@@ -266,6 +266,11 @@ impl Registry {
         self.state().links.remove(&(repository.to_owned(), digest.to_owned()));
     }
 
+    /// Forgets everything: what is stored, what was asked, and what to answer otherwise.
+    pub fn reset(&self) {
+        *self.state() = State::default();
+    }
+
     /// Forgets the requests so far.
     pub fn clear_log(&self) {
         self.state().log.clear();

@@ -5,7 +5,7 @@ use capatch::oci::digest::Digest;
 pub const MTIME: u64 = 1_704_067_200;
 
 /// One entry of a layer.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     path: Vec<u8>,
     kind: u8,
