@@ -252,6 +252,8 @@ mod tests {
             ("localhost/kong:3", "localhost/kong:3"),
             ("localhost:5000/kong", "localhost:5000/kong"),
             ("LOCALHOST:5000/kong:A", "localhost:5000/kong:A"),
+            ("Localhost/kong", "localhost/kong"),
+            ("Kong:443/kong", "kong:443/kong"),
             ("[::1]:5000/a/b:c", "[::1]:5000/a/b:c"),
             ("[::1]/a:c", "[::1]/a:c"),
             ("10.0.0.1:5000/a__b/c-d.e_f---g:_x", "10.0.0.1:5000/a__b/c-d.e_f---g:_x"),
@@ -274,6 +276,22 @@ mod tests {
         assert_eq!(both.parse::<Reference>().unwrap().to_string(), format!("docker.io/library/kong@sha256:{HEX}"));
         let layout = format!("oci:d@sha256:{HEX}");
         assert_eq!(layout.parse::<Reference>().unwrap().to_string(), layout);
+    }
+
+    #[test]
+    fn a_host_is_one_in_lower_case_too() {
+        // It was kept as the host `kong`, which was printed as a repository of docker.io.
+        let error = "Kong/kong-gateway:3".parse::<Reference>().unwrap_err();
+        assert_eq!(error.hint_text(), Some("repository names are in lower case: kong/kong-gateway"));
+    }
+
+    #[test]
+    fn no_name_grows_too_long_when_it_is_printed() {
+        for (length, good) in [(247, true), (248, false)] {
+            let parsed = "a".repeat(length).parse::<Reference>();
+            assert_eq!(parsed.is_ok(), good);
+            assert!(parsed.is_ok_and(|reference| reference.to_string().parse() == Ok(reference)) == good);
+        }
     }
 
     #[test]

@@ -53,13 +53,10 @@ pub(super) fn registry_name(text: &str) -> Result<(Repository, Option<Target>)> 
         Some((name, digest)) => (name, Some(digest.parse::<Digest>().map_err(|e| Error::usage(e.to_string()))?)),
         None => (text, None),
     };
-    // A first component is a host if it could not be a repository: it has a dot, a port or brackets, or is localhost.
+    // A first component is a host if it has a dot, a port or brackets, or is localhost. Capitals make none: in lower case,
+    // as hosts are kept, it would be a repository of docker.io.
     let (host, rest) = match name.split_once('/') {
-        Some((first, rest))
-            if first.contains(['.', ':', '['])
-                || first == "localhost"
-                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
-        {
+        Some((first, rest)) if first.contains(['.', ':', '[']) || first.eq_ignore_ascii_case("localhost") => {
             (Some(first), rest)
         }
         _ => (None, name),
@@ -76,7 +73,9 @@ pub(super) fn registry_name(text: &str) -> Result<(Repository, Option<Target>)> 
             host => host.to_owned(),
         },
     };
-    if path.is_empty() || path.len() > 255 || !path.split('/').all(is_path_component) {
+    let is_official = registry == "docker.io" && !path.contains('/');
+    let whole = if is_official { format!("library/{path}") } else { path.to_owned() };
+    if path.is_empty() || whole.len() > 255 || !path.split('/').all(is_path_component) {
         let lower = path.to_ascii_lowercase();
         let error = Error::usage(format!("'{path}' is not a repository name"));
         return Err(if path != lower && lower.split('/').all(is_path_component) {
@@ -90,10 +89,9 @@ pub(super) fn registry_name(text: &str) -> Result<(Repository, Option<Target>)> 
     {
         return bad(&format!("'{tag}' is not a tag"));
     }
-    let path = if registry == "docker.io" && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
     // With both, the digest decides and the tag is only a name.
     let target = digest.map(Target::Digest).or(tag.map(|tag| Target::Tag(tag.to_owned())));
-    Ok((Repository { registry, path }, target))
+    Ok((Repository { registry, path: whole }, target))
 }
 
 /// `host`, `host:port`, `1.2.3.4:port`, `[v6]:port`.

@@ -120,11 +120,11 @@ pub(super) async fn status(upload: &Upload<'_>, url: &mut Url) -> Result<Option<
 }
 
 /// Bytes that `Range: 0-LAST` says have arrived; some registries write `bytes=` in front.
-pub(super) fn taken(headers: &HeaderMap) -> Option<u64> {
+pub(in super::super) fn taken(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(RANGE)?.to_str().ok()?.trim();
     let value = value.strip_prefix("bytes=").unwrap_or(value);
     let (first, last) = value.split_once('-')?;
-    let last: u64 = last.parse().ok()?;
+    let last: u64 = last.parse().ok().filter(|_| last.bytes().all(|b| b.is_ascii_digit()))?;
     (first == "0").then(|| last.checked_add(1)).flatten()
 }
 
@@ -171,6 +171,7 @@ mod tests {
             ("0--1", None),
             ("5-9", None),
             ("0-", None),
+            ("0-+4", None),
             ("x", None),
         ] {
             let mut headers = HeaderMap::new();
