@@ -81,8 +81,11 @@ else
     remarks+=("without advisories: their database cannot be reached from here")
 fi
 step "format" cargo fmt --all --check
+step "format of the fuzz targets" cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
 step "lints" cargo clippy --locked --all-targets -- -D warnings
 step "documentation" env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+# They themselves need a nightly Rust: tests/fuzz/run.sh builds and runs them.
+step "what the fuzz targets call" cargo rustc --locked --lib -- --cfg fuzzing -D warnings
 step "build the tests" cargo test --locked --no-run
 tests_from=$(wc -l <"$log")
 step "tests" env RUST_BACKTRACE=0 cargo test --locked --no-fail-fast -- --show-output

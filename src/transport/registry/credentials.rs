@@ -146,13 +146,13 @@ async fn read_file(path: &PathBuf) -> Result<String> {
 }
 
 /// What a config file says about a repository.
-enum Entry {
+pub(super) enum Entry {
     Login(Login, String),
     Helper { helper: String, server: String },
 }
 
 /// Values never get into a message, for they may be secrets (faults.md A35).
-fn look_up(text: &str, repository: &Repository) -> Result<Option<Entry>> {
+pub(super) fn look_up(text: &str, repository: &Repository) -> Result<Option<Entry>> {
     // `docker logout` may leave an empty file.
     if text.trim().is_empty() {
         return Ok(None);

@@ -200,7 +200,7 @@ impl Download {
 }
 
 /// Where the body of an answer begins, given that we want what is from `position` on: there, or at 0.
-fn start_of(status: StatusCode, headers: &HeaderMap, position: u64, size: u64) -> Result<u64, String> {
+pub(super) fn start_of(status: StatusCode, headers: &HeaderMap, position: u64, size: u64) -> Result<u64, String> {
     let start = match status {
         StatusCode::OK => 0,
         StatusCode::PARTIAL_CONTENT => {
@@ -242,7 +242,7 @@ fn start_of(status: StatusCode, headers: &HeaderMap, position: u64, size: u64) -
 }
 
 /// `bytes FIRST-LAST/TOTAL`, strictly; the total may be `*`.
-fn content_range(value: &str) -> Option<(u64, u64, Option<u64>)> {
+pub(super) fn content_range(value: &str) -> Option<(u64, u64, Option<u64>)> {
     let number = |text: &str| {
         (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse::<u64>().ok()).flatten()
     };

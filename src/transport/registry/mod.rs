@@ -14,6 +14,8 @@ mod challenge;
 mod credentials;
 mod download;
 mod endpoint;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod helper;
 mod http;
 mod manifest;

@@ -124,7 +124,7 @@ async fn walk(
 }
 
 /// Where the next page is: `Link: <URL>; rel="next"` (RFC 8288).
-fn next(headers: &HeaderMap, request: &Url) -> Option<Url> {
+pub(super) fn next(headers: &HeaderMap, request: &Url) -> Option<Url> {
     headers.get_all(LINK).iter().filter_map(|value| std::str::from_utf8(value.as_bytes()).ok()).find_map(|value| {
         let mut rest = value;
         while let Some((_, link)) = rest.split_once('<') {

@@ -19,6 +19,8 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, He
 use reqwest::{Method, StatusCode};
 use url::Url;
 
+#[cfg(fuzzing)]
+pub(super) use self::chunks::taken;
 pub(super) use self::journal::Journal;
 
 use self::hashed::Hashed;
