@@ -323,7 +323,7 @@ proptest! {
 
         let ours = patched.top_layer();
         let listed: Vec<String> = ours.iter().map(|entry| entry.path.clone()).collect();
-        prop_assert!(listed.iter().any(|found| *found == path));
+        prop_assert!(listed.contains(&path));
         let said = tool(&["tar", "--list", "--numeric-owner", "--quoting-style=literal", "-f", "-"], &archive).unwrap();
         prop_assert_eq!(said.lines().map(|line| line.trim_end_matches('/')).collect::<Vec<_>>(), names(&listed));
         if let Some(said) = tool(&["bsdtar", "-tf", "-"], &archive) {

@@ -5,9 +5,12 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+/// Not there for the fuzz targets, which run no binary.
+const BINARY: Option<&str> = option_env!("CARGO_BIN_EXE_capatch");
+
 /// The binary, away from the environment of whoever runs the tests.
 pub fn capatch<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(option_env!("CARGO_BIN_EXE_capatch").expect("cargo builds it for tests"));
+    let mut command = Command::new(BINARY.expect("cargo builds it for tests"));
     command.args(arguments).env_clear().env("HOME", "/does/not/exist").env("PATH", "/usr/bin:/bin");
     // Nor by the mirrors of the machine.
     command.env("CONTAINERS_REGISTRIES_CONF", "/dev/null");
