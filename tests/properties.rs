@@ -31,7 +31,8 @@ use std::time::Duration;
 
 use capatch::copy::{self, Memory, Outcome, Route};
 use capatch::error::Result;
-use capatch::layer::tree::Tree;
+use capatch::layer::tree::{Detail, Tree};
+use capatch::limits::Limits;
 use capatch::oci::descriptor::Descriptor;
 use capatch::oci::digest::{Algorithm, Hasher};
 use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
@@ -71,7 +72,7 @@ fn transports(scene: &Scene, registries: &[&Registry]) -> Transports {
         ..Options::default()
     });
     let containerd = containerd::Options { address: scene.path("none"), namespace: "none".into() };
-    Transports { registries: registries.unwrap(), containerd, docker: String::new() }
+    Transports { registries: registries.unwrap(), containerd, docker: String::new(), limits: Limits::default() }
 }
 
 fn copied(source: &str, destination: &str, transports: &Transports) -> Result<Outcome> {
@@ -294,7 +295,7 @@ fn tree(image: &Opened) -> Tree {
         let blob = image.blob(layer);
         let digest = layer["digest"].as_str().unwrap().parse().unwrap();
         let descriptor = Descriptor::new("", digest, blob.len() as u64).unwrap();
-        tree.apply(&blob[..], &descriptor, &diff_id.as_str().unwrap().parse().unwrap(), true).unwrap();
+        tree.apply(&blob[..], &descriptor, &diff_id.as_str().unwrap().parse().unwrap(), Detail::Everything).unwrap();
     }
     tree
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use capatch::copy::{self, Memory, Route};
 use capatch::error::Result;
 use capatch::image;
+use capatch::limits::Limits;
 use capatch::oci::reference::Reference;
 use capatch::progress::{Progress, Silent};
 use capatch::transport::registry::{Client, Options};
@@ -65,7 +66,7 @@ fn transports(root: &Path) -> Transports {
         ..Options::default()
     });
     let containerd = containerd::Options { address: root.join("none"), namespace: "none".into() };
-    Transports { registries: registries.unwrap(), containerd, docker: String::new() }
+    Transports { registries: registries.unwrap(), containerd, docker: String::new(), limits: Limits::default() }
 }
 
 async fn import(source: &Reference, destination: &Reference, transports: &Transports) -> Result<()> {
@@ -99,7 +100,7 @@ async fn verified(reference: &Reference, transports: &Transports) -> Result<Vec<
         );
     }
     let progress: Arc<dyn Progress> = Arc::new(Silent);
-    verify(Subject { place: &place, root: &root }, None, &progress).await.map(|report| report.findings)
+    verify(Subject { place: &place, root: &root }, None, Limits::default(), &progress).await.map(|report| report.findings)
 }
 
 fuzz_target!(|data: &[u8]| {

@@ -6,7 +6,8 @@ use std::io::{BufRead, Read, Write};
 
 use capatch::archive::compression::{Decoder, Encoder};
 use capatch::layer::reader::LayerReader;
-use capatch::layer::tree::Tree;
+use capatch::layer::tree::{Detail, Tree};
+use capatch::limits::Limits;
 use capatch::oci::descriptor::Descriptor;
 use capatch::oci::digest::{Algorithm, Digest, Hasher};
 use capatch::oci::media_type::{Compression, OCI_LAYER_GZIP};
@@ -47,7 +48,7 @@ fuzz_target!(|data: &[u8]| {
     let wrong = Digest::of(b"something else");
 
     // What the tar hashes to, if all of it can be read.
-    let mut reader = match LayerReader::new(&blob[..], &descriptor, &wrong) {
+    let mut reader = match LayerReader::new(&blob[..], &descriptor, &wrong, &Limits::default()) {
         Ok(reader) => reader,
         Err(error) => return is_printable(&error),
     };
@@ -76,14 +77,14 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
     let mut decoded = Vec::new();
-    Decoder::new(&blob[..]).unwrap().read_to_end(&mut decoded).unwrap();
+    Decoder::new(&blob[..], &Limits::default()).unwrap().read_to_end(&mut decoded).unwrap();
     assert_eq!(Digest::of(&decoded), diff_id);
 
     let mut tree = Tree::default();
-    match tree.apply(&blob[..], &descriptor, &diff_id, true) {
+    match tree.apply(&blob[..], &descriptor, &diff_id, Detail::Everything) {
         Ok(()) => {
             let mut again = Tree::default();
-            again.apply(&blob[..], &descriptor, &diff_id, true).unwrap();
+            again.apply(&blob[..], &descriptor, &diff_id, Detail::Everything).unwrap();
             assert!(tree.iter().eq(again.iter()));
         }
         Err(error) => {
@@ -92,11 +93,11 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     let mut tree = Tree::default();
-    assert!(tree.apply(&blob[..], &descriptor, &wrong, false).is_err() && tree.iter().count() == 0);
+    assert!(tree.apply(&blob[..], &descriptor, &wrong, Detail::Attributes).is_err() && tree.iter().count() == 0);
     let cut = &blob[..blob.len() - blob.len().min(1)];
     assert!(blob.is_empty() || read(cut, &descriptor, &diff_id).is_err());
 });
 
 fn read(blob: &[u8], descriptor: &Descriptor, diff_id: &Digest) -> capatch::error::Result<()> {
-    LayerReader::new(blob, descriptor, diff_id)?.finish()
+    LayerReader::new(blob, descriptor, diff_id, &Limits::default())?.finish()
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use capatch::copy::{self, Memory, Outcome, Route};
 use capatch::error::Result;
+use capatch::limits::Limits;
 use capatch::oci::reference::Reference;
 use capatch::progress::{Progress, Silent};
 use capatch::transport::registry::{Client, Options};
@@ -263,7 +264,7 @@ impl World {
             ..Options::default()
         })?;
         let socket = containerd::Options { address: path("none"), namespace: "none".into() };
-        let transports = Transports { registries, containerd: socket, docker: String::new() };
+        let transports = Transports { registries, containerd: socket, docker: String::new(), limits: Limits::default() };
         let (source, destination): (Reference, Reference) = (source.parse()?, destination.parse()?);
         let (from, to) = (Place::of(&source, &transports)?, Place::of(&destination, &transports)?.for_push(&source));
         let options = copy::Options {
