@@ -173,7 +173,7 @@ fn every_hole_is_warned_of() {
                 "the admin API on 0.0.0.0:8001 is",
                 ":33: hostPort of port admin must be 8001",
                 ":20: livenessProbe asks port 8000",
-                ":16: capabilities in the securityContext of a pod are ignored by Kubernetes",
+                ":16: capabilities in the securityContext of a pod do nothing",
                 ":8: maxSurge",
             ],
         ),

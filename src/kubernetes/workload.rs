@@ -113,8 +113,7 @@ pub(super) fn edit<'a>(
     }
     if let Some(capabilities) = spec.node.at(&["securityContext", "capabilities"]) {
         let place = Cursor { node: capabilities, ..spec.clone() };
-        let message =
-            "capabilities in the securityContext of a pod are ignored by Kubernetes: they belong to containers";
+        let message = "capabilities in the securityContext of a pod do nothing: kubectl refuses them as an unknown field, and an API server that does not drops them; they belong to containers";
         warn(warnings, &place, message);
     }
     match &options.way {
