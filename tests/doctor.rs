@@ -273,6 +273,23 @@ fn platforms_are_grouped_by_what_is_true_of_them() {
 }
 
 #[test]
+fn what_refers_to_the_image_is_told() {
+    let scene = Scene::new();
+    let content = patched(PLAIN).build();
+    let source = scene.source(&content);
+    let codes = || {
+        let mut command = capatch(["doctor", &source]);
+        command.arg("--json");
+        finding(&start(command).succeeded().json()["images"][0], "referrers")
+    };
+    assert_eq!(codes(), None);
+    let signature = format!(r#","subject":{}"#, content.descriptor(""));
+    let signature = Image { manifest_members: signature, ..Image::empty() }.build();
+    Index::new().child(&signature, "").build().write(&scene.path("src"), &content.digest.replace(':', "-"));
+    assert_eq!(codes(), Some(("note".into(), "index".into())));
+}
+
+#[test]
 fn the_fix_of_an_unpatched_image_mends_it() {
     let scene = Scene::new();
     let source = scene.source(&with_nginx(PLAIN, nginx()).build());

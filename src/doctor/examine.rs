@@ -11,7 +11,7 @@ use super::judge::{Judged, judge};
 use super::manifest::Found;
 use super::outcome::{NODE_PORT_START, Outcome};
 use super::start::{Action, End, Run, Step};
-use super::{Finding, Level, checks, findings, pod_checks, ways};
+use super::{Finding, Level, checks, findings, pod_checks, provenance, ways};
 use crate::error::{Error, Result};
 use crate::image::{Image, Node};
 use crate::kong::ports::low_ports;
@@ -82,7 +82,7 @@ pub async fn examine(
     manifests: Option<&Arc<Found>>,
     progress: &Arc<dyn Progress>,
 ) -> Result<Examination> {
-    let (place, source, options) = (place.clone(), image.clone(), options.clone());
+    let (subjects, place, source, options) = (place.clone(), place.clone(), image.clone(), options.clone());
     let (manifests, progress) = (manifests.cloned(), progress.clone());
     let mut examination = blocking(move || {
         let layers = source.layers()?;
@@ -98,28 +98,10 @@ pub async fn examine(
         examine_files(&mut files, &source.config, &source.platform, &options, manifests.as_deref())
     })
     .await?;
-    examination.findings.extend(attestations(tree, image));
+    examination.findings.extend(provenance::attestations(tree, image));
+    examination.findings.extend(provenance::referrers(&subjects, tree, image).await);
     examination.findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     Ok(examination)
-}
-
-/// What describes this image in its index, and nothing that is made from it.
-fn attestations(tree: &Node, image: &Image) -> Option<Finding> {
-    let digest = image.descriptor.digest.to_string();
-    let count =
-        tree.manifests().iter().filter(|(descriptor, _)| descriptor.attests().as_deref() == Some(&digest)).count();
-    (count > 0).then(|| Finding {
-        code: "attestations",
-        level: Level::Note,
-        place: "index".to_owned(),
-        what: format!(
-            "{count} attestation{} of the image would not be of the patched one",
-            if count == 1 { "" } else { "s" }
-        ),
-        why: "attestations and signatures are about a digest; a patched image has another one and inherits none"
-            .to_owned(),
-        fix: None,
-    })
 }
 
 fn examine_files(
@@ -323,6 +305,35 @@ fn tell(steps: &[Step], target: &[u8], indent: &str, lines: &mut Vec<String>) {
             Action::ChangeOwner(command) | Action::Write(command) => {
                 lines.push(format!("{indent}{place} runs {command}"))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::start::tests::{files, layer};
+    use crate::kong::Profile;
+
+    /// Layers are the bytes of an image: each is read once for all that is asked, or once more for what scripts ask.
+    #[test]
+    fn layers_are_read_once() {
+        let config = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]},"config":{
+            "User":"kong","Env":["PATH=/usr/local/bin:/usr/bin:/bin","KONG_VERSION=3.9.3"],"Entrypoint":["/entry.sh"],
+            "Cmd":["kong","docker-start"],"Healthcheck":{"Test":["CMD","kong","health"]}}}"#;
+        let config = ImageConfig::parse(config.as_bytes()).unwrap();
+        let platform = config.platform().unwrap();
+        let profile = Profile::named("kong").unwrap();
+        let options = Options { profile, file: None, image: "kong:3.9".to_owned() };
+        for (script, times) in [
+            ("#!/bin/sh\nset -e\nkong prepare\nexec /usr/local/openresty/nginx/sbin/nginx\n", 1),
+            ("#!/usr/bin/env bash\nmkdir -p /x\nkong prepare\n. /opt/x.sh\nexec \"$BIN\"\n", 2),
+        ] {
+            let layer = layer(&[("/entry.sh", script), ("/opt/x.sh", "BIN=nginx\n")]);
+            let mut files = files(&layer);
+            let examination = examine_files(&mut files, &config, &platform, &options, None).unwrap();
+            let expected = "starts, and cannot bind 80 and 443: bind() to 0.0.0.0:80 failed (13: Permission denied)";
+            assert_eq!((examination.verdict.as_str(), files.scans()), (expected, vec![times]));
         }
     }
 }

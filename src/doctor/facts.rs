@@ -203,7 +203,15 @@ fn expect<'s>(
         let paths: Vec<String> = bare.iter().map(|name| format!("{directory}/{name}")).collect();
         files.expect(paths.iter().map(String::as_str));
     }
-    files.expect(["/bin/sh", "/bin/bash", "/usr/bin/env", "/bin/busybox"]);
+    // Links to these may come behind them in a layer.
+    files.expect([
+        "/bin/sh",
+        "/bin/bash",
+        "/usr/bin/env",
+        "/bin/busybox",
+        "/bin/dash",
+        "/usr/local/openresty/bin/resty",
+    ]);
 }
 
 /// What Docker executes for `HEALTHCHECK`.

@@ -44,6 +44,12 @@ impl<'a> Files<'a> {
         self.stack.expect(paths.into_iter().map(str::as_bytes));
     }
 
+    /// How often each layer was read so far, bottom first.
+    #[cfg(test)]
+    pub(super) fn scans(&self) -> Vec<usize> {
+        self.stack.scans()
+    }
+
     /// The regular file at `path`, symbolic links followed; nothing if something else is there, or nothing at all.
     ///
     /// # Errors

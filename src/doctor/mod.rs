@@ -20,6 +20,7 @@ mod judge;
 pub mod manifest;
 mod outcome;
 pub mod pod_checks;
+mod provenance;
 pub mod reasons;
 mod start;
 mod users;

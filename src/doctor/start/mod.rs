@@ -179,4 +179,4 @@ pub(super) fn fails(place: &str, error: &str) -> End {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
