@@ -380,3 +380,16 @@ fn hostile_images_cost_no_more_than_their_size() {
     let run = examine(&escape.build(), &[]);
     assert!(!run.stdout.contains('\u{1b}') && run.stdout.contains("\\u{1b}"), "{run:#?}");
 }
+
+#[test]
+fn the_readme_shows_what_is_printed() {
+    let scene = Scene::new();
+    let here = env!("CARGO_MANIFEST_DIR");
+    let (source, result) = (format!("oci:{here}/testdata/kong:3.9"), scene.reference("dst:3.9-lowport"));
+    start(capatch(["patch", &source, &result])).succeeded();
+    let printed = run(["doctor", &result]).succeeded().stdout;
+    let head: Vec<&str> = printed.lines().take(13).collect();
+    let readme = std::fs::read_to_string(format!("{here}/README.md")).unwrap();
+    let example = format!("$ capatch doctor oci:target/kong:3.9-lowport | head -13\n{}\n```\n", head.join("\n"));
+    assert!(readme.contains(&example), "{example}");
+}
