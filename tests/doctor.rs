@@ -333,6 +333,11 @@ fn hostile_images_cost_no_more_than_their_size() {
         "; done".repeat(12)
     );
     let deep = |open: &str, close: &str| format!("#!/bin/sh\n{}exec nginx{}\n", open.repeat(5000), close.repeat(5000));
+    // Scripts, functions and commands inside each other, all to their limits.
+    let inside = |open: &str, close: &str| {
+        let (open, close) = (open.repeat(25), close.repeat(25));
+        format!("#!/bin/sh\nf() {{\n{open}f $1{close}\n}}\nf; {open}/docker-entrypoint.sh{close}\n")
+    };
     let loops =
         patched(PLAIN).layer([symlink("docker-entrypoint.sh", "/other"), symlink("other", "/docker-entrypoint.sh")]);
     let passwd = patched(PLAIN).layer([file("etc/passwd", vec![b'a'; 80 << 20])]);
@@ -362,6 +367,12 @@ fn hostile_images_cost_no_more_than_their_size() {
             "cannot be told: /docker-entrypoint.sh:2: more than 20 programs",
         ),
         ("functions", patched("#!/bin/sh\nf() { f; f; }\nf\n"), "cannot be told"),
+        ("inside {", patched(&inside("{ ", "; }")), "cannot be told"),
+        ("inside if", patched(&inside("if true; then ", "; fi")), "cannot be told"),
+        ("inside $(", patched(&inside("$( ", " )")), "cannot be told"),
+        ("inside (", patched(&inside("( ", " )")), ""),
+        ("inside |", patched(&inside("true | { ", "; }")), ""),
+        ("inside eval", patched("#!/bin/sh\nf() { eval 'eval \"eval f\"'; }\nf\n"), "cannot be told"),
         ("interpreter", selves, "cannot be told: ENTRYPOINT: more than 20 programs"),
         (
             "links",

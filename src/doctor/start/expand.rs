@@ -1,7 +1,7 @@
 //! What words become: parameters, commands whose output is known, fields.
 
 use super::script::{self, Kind, List, Operation, Part, Word};
-use super::shell::{Flow, Frame};
+use super::shell::Frame;
 use super::{Env, Follower, UNKNOWN, base};
 use crate::error::Result;
 
@@ -195,19 +195,13 @@ impl Follower<'_, '_> {
                 return Ok(text);
             }
         }
-        // What it executes counts, whatever it prints.
-        let (steps, user) = (std::mem::take(&mut self.steps), self.user.clone());
-        let flow = self.list(list, frame, &mut env.clone())?;
-        self.user = user;
-        let inner = std::mem::replace(&mut self.steps, steps);
-        if let Flow::End(end) = flow
-            && !inner.is_empty()
-        {
-            let place = frame.script.clone();
-            self.step(&place, false, super::Action::Child { steps: inner, end });
-        } else {
-            self.steps.extend(inner);
-        }
+        // What it executes counts, whatever it prints. It takes more of the stack than other commands do.
+        let line = list.first().map_or(0, |item| item.command.line);
+        let mut env = env.clone();
+        self.nesting += 2;
+        let followed = self.apart(line, frame, |follower, frame| follower.list(list, frame, &mut env));
+        self.nesting -= 2;
+        followed?;
         Ok(UNKNOWN.to_string())
     }
 

@@ -5,6 +5,7 @@
 //! and then the other; [`follow`] gives a [`Run`] for each. What cannot be followed at all is [`End::Unknown`].
 
 mod builtin;
+mod call;
 mod condition;
 mod effect;
 mod execute;
@@ -116,6 +117,7 @@ pub(in crate::doctor) fn follow(image: &mut Image<'_, '_>, start: &Start) -> Res
             assumed: Vec::new(),
             fuel: MAX_COMMANDS,
             depth: 0,
+            nesting: 0,
             failure: None,
         };
         let mut env = Env { variables: start.env.clone(), directory: start.directory.clone() };
@@ -149,6 +151,8 @@ pub(super) struct Follower<'f, 'i> {
     pub assumed: Vec<(String, bool)>,
     pub fuel: u32,
     pub depth: u32,
+    /// Commands that are inside each other.
+    pub nesting: u32,
     /// How the child that failed last did so.
     pub failure: Option<End>,
 }

@@ -5,12 +5,15 @@ use std::rc::Rc;
 
 use super::effect::{forget, is_harmless, is_inert, may_change};
 use super::script::{Command, Kind, List, When, Word};
-use super::{Action, End, Env, Follower, UNKNOWN, fails, shown, unknown};
-use crate::doctor::files::{self, Parsed};
+use super::{Action, End, Env, Follower, UNKNOWN, unknown};
+use crate::doctor::files::Parsed;
 use crate::error::Result;
 
 /// Rounds of one `for` that are followed.
 const MAX_ROUNDS: usize = 100;
+
+/// Commands inside each other, in all scripts and functions together: they are followed on the stack of a thread.
+const MAX_NESTING: u32 = 40;
 
 /// Where a script is, and what it was called with.
 pub(super) struct Frame {
@@ -153,18 +156,31 @@ impl Follower<'_, '_> {
         if !self.burn() {
             return Ok(Flow::End(unknown(&place, "it takes too many commands to get here".to_owned())));
         }
+        if self.nesting >= MAX_NESTING {
+            return Ok(Flow::End(unknown(
+                &place,
+                format!("more than {MAX_NESTING} commands are inside each other there"),
+            )));
+        }
+        self.nesting += 1;
+        let flow = self.nested_command(command, &place, frame, env);
+        self.nesting -= 1;
+        flow
+    }
+
+    fn nested_command(&mut self, command: &Command, place: &str, frame: &mut Frame, env: &mut Env) -> Result<Flow> {
         for word in &command.writes {
             let path = self.expand_one(word, frame, env)?;
             if self.is_target(&path, env)? {
-                self.step(&place, false, Action::Write(format!("> {path}")));
+                self.step(place, false, Action::Write(format!("> {path}")));
             }
         }
         match &command.kind {
-            Kind::Simple { assignments, words } => self.simple(assignments, words, &place, frame, env),
+            Kind::Simple { assignments, words } => self.simple(assignments, words, place, frame, env),
             Kind::Test(words) => Ok(Flow::Next(Status::of(self.double_brackets(words, frame, env)?))),
             Kind::Arithmetic => Ok(Flow::Next(Status::Unknown)),
             Kind::If { arms, otherwise } => self.conditional(arms, otherwise, frame, env),
-            Kind::Case { word, arms } => self.case(word, arms, &place, frame, env),
+            Kind::Case { word, arms } => self.case(word, arms, place, frame, env),
             Kind::For { name, words, body } => self.for_loop(name, words.as_ref(), body, frame, env),
             Kind::Loop { condition, body } => {
                 match self.condition(condition, frame, env)? {
@@ -380,59 +396,6 @@ impl Follower<'_, '_> {
             self.failure = Some(end.clone());
         }
         Ok(Flow::Next(status_of(&end)))
-    }
-
-    fn call(&mut self, body: &Command, args: &[String], place: &str, frame: &mut Frame, env: &mut Env) -> Result<Flow> {
-        if frame.depth > 30 {
-            return Ok(Flow::End(unknown(place, "functions call each other without end".to_owned())));
-        }
-        let outer = std::mem::replace(&mut frame.args, args.to_vec());
-        frame.depth += 1;
-        let flow = self.command(body, frame, env);
-        frame.depth -= 1;
-        frame.args = outer;
-        Ok(match flow? {
-            Flow::Return(status) => Flow::Next(status),
-            Flow::Leave => Flow::Next(Status::True),
-            other => other,
-        })
-    }
-
-    /// `.` and `source`.
-    pub(super) fn source(&mut self, args: &[String], place: &str, frame: &mut Frame, env: &mut Env) -> Result<Flow> {
-        let Some(path) = args.first().filter(|path| !path.contains(UNKNOWN)) else {
-            let what = args.first().map_or_else(String::new, |path| shown(path));
-            return Ok(Flow::End(unknown(
-                place,
-                format!("it goes on with a file that is known only when it runs ({what})"),
-            )));
-        };
-        if frame.depth > 30 {
-            return Ok(Flow::End(unknown(place, "files include each other without end".to_owned())));
-        }
-        let search = env.variables.get("PATH").cloned().unwrap_or_default();
-        let Some((path, file)) = self.image.files.program(path, &search, &env.directory)? else {
-            return Ok(Flow::End(fails(place, &format!("{path}: No such file or directory"))));
-        };
-        let Some(parsed) = self.image.files.script(&path, &file)? else {
-            return Ok(Flow::End(unknown(place, format!("{path} is larger than {} KiB", files::MAX_TEXT >> 10))));
-        };
-        let list = match &*parsed {
-            Ok(list) => list,
-            Err(trouble) => {
-                let place = format!("{path}:{}", trouble.line);
-                return Ok(Flow::End(unknown(&place, format!("cannot follow {}", trouble.what))));
-            }
-        };
-        let outer = (std::mem::replace(&mut frame.script, path), std::mem::replace(&mut frame.is_file, true));
-        frame.depth += 1;
-        let flow = self.list(list, frame, env);
-        frame.depth -= 1;
-        (frame.script, frame.is_file) = outer;
-        Ok(match flow? {
-            Flow::Return(status) => Flow::Next(status),
-            other => other,
-        })
     }
 }
 

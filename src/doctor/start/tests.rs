@@ -295,7 +295,7 @@ fn commands_are_followed() {
         ("nginx -v\nexec nginx", &[], "x sh 1[x nginx] x nginx = nginx serves"),
         ("( nginx -t )\nexec nginx", &[], "x sh 1[1[x nginx]] x nginx = nginx serves"),
         ("echo x | nginx -t\nexec nginx", &[], "x sh 1[1[x nginx]] x nginx = nginx serves"),
-        ("v=$(nginx -v)\nexec nginx", &[], "x sh 1[x nginx] x nginx = nginx serves"),
+        ("v=$(nginx -v)\nexec nginx", &[], "x sh 1[1[x nginx]] x nginx = nginx serves"),
         ("nginx", &[], "x sh 1[x nginx] = ends /entry.sh"),
         ("kong start", &[], "x sh 1[x env x env x perl x nginx x sh x nginx] = ends /entry.sh"),
         (
