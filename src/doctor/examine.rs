@@ -313,7 +313,6 @@ fn tell(steps: &[Step], target: &[u8], indent: &str, lines: &mut Vec<String>) {
 mod tests {
     use super::*;
     use crate::doctor::start::tests::{files, layer};
-    use crate::kong::Profile;
 
     /// Layers are the bytes of an image: each is read once for all that is asked, or once more for what scripts ask.
     #[test]
@@ -324,7 +323,7 @@ mod tests {
         let config = ImageConfig::parse(config.as_bytes()).unwrap();
         let platform = config.platform().unwrap();
         let profile = Profile::named("kong").unwrap();
-        let options = Options { profile, file: None, image: "kong:3.9".to_owned() };
+        let options = Options { profile, file: None, image: "kong:3.9".to_owned(), limits: Limits::default() };
         for (script, times) in [
             ("#!/bin/sh\nset -e\nkong prepare\nexec /usr/local/openresty/nginx/sbin/nginx\n", 1),
             ("#!/usr/bin/env bash\nmkdir -p /x\nkong prepare\n. /opt/x.sh\nexec \"$BIN\"\n", 2),

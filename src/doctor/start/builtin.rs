@@ -1,5 +1,6 @@
 //! Commands of the shell itself, and programs that change the file of the program.
 
+use super::call::MAX_CALLS;
 use super::script::Word;
 use super::shell::{Flow, Frame, Status};
 use super::{Action, End, Env, Follower, UNKNOWN, shown, unknown};
@@ -93,7 +94,7 @@ impl Follower<'_, '_> {
                     return Ok(Some(Flow::End(unknown(place, format!("cannot follow eval \"{}\"", shown(&text))))));
                 }
                 match super::script::parse(&text) {
-                    Ok(list) if frame.depth <= 30 => {
+                    Ok(list) if frame.depth < MAX_CALLS => {
                         frame.depth += 1;
                         let flow = self.list(&list, frame, env);
                         frame.depth -= 1;

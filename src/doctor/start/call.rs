@@ -7,7 +7,7 @@ use crate::doctor::files;
 use crate::error::Result;
 
 /// Functions and files inside each other.
-const MAX_CALLS: u32 = 12;
+pub(super) const MAX_CALLS: u32 = 12;
 
 impl Follower<'_, '_> {
     pub(super) fn call(
