@@ -270,13 +270,16 @@ fn wind_up(runtime: tokio::runtime::Runtime) {
         let _ = over.send(());
     });
     let listener = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    if let (Ok(_), Ok(listener)) = (ending, listener) {
-        listener.block_on(async {
+    match (ending, listener) {
+        (Ok(_), Ok(listener)) => listener.block_on(async {
             tokio::select! {
                 _ = end => (),
                 _ = stopped() => (),
             }
-        });
+        }),
+        // There may be too many open files for a second listener.
+        (Ok(ending), Err(_)) => drop(ending.join()),
+        (Err(_), _) => {}
     }
 }
 
