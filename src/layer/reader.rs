@@ -10,7 +10,7 @@ use crate::error::{Error, Result, printable};
 use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::{Digest, Hasher};
-use crate::oci::media_type::{Compression, Kind};
+use crate::oci::media_type::{self, Compression, Kind};
 
 /// Bytes of tar that are decompressed, walked and hashed together.
 const CHUNK: usize = 256 * 1024;
@@ -51,24 +51,9 @@ impl<R: Read> LayerReader<R> {
         self.decoder.compression()
     }
 
-    /// Warns of a media type that claims something else than the bytes are (faults.md D10).
-    fn check_type(&self) {
-        let Descriptor { media_type, digest, size, .. } = &self.descriptor;
-        if let Kind::Layer { compression, .. } = self.descriptor.kind()
-            && compression != self.compression()
-            && *size > 0
-        {
-            let found = self.compression();
-            tracing::warn!(
-                "the layer {digest} has {found}, and its type {} says {compression}: others may not unpack it",
-                printable(media_type)
-            );
-        }
-    }
-
     /// Reads what is left and compares digest, size and diff ID (faults.md D8, D9).
     pub fn finish(mut self) -> Result<()> {
-        self.check_type();
+        let found = self.compression();
         loop {
             let length = self.fill_buf().map_err(|e| from_io("the layer", &e))?.len();
             if length == 0 {
@@ -85,7 +70,21 @@ impl<R: Read> LayerReader<R> {
             ))
             .hint("the image is damaged or was put together wrongly; container engines refuse it too"));
         }
+        warn_of_type(&self.descriptor, found);
         Ok(())
+    }
+}
+
+/// Warns of a media type that claims something else than the bytes are (faults.md D10).
+fn warn_of_type(Descriptor { media_type, digest, size, .. }: &Descriptor, found: Compression) {
+    if let Kind::Layer { compression, .. } = media_type::kind(media_type)
+        && compression != found
+        && *size > 0
+    {
+        let media_type = printable(media_type);
+        tracing::warn!(
+            "the layer {digest} has {found}, and its type {media_type} says {compression}: others may not unpack it"
+        );
     }
 }
 

@@ -57,10 +57,10 @@ pub(in crate::transport) fn check_marker(bytes: &[u8]) -> Result<()> {
 
 /// The entries of an `index.json`, in order.
 pub(in crate::transport) fn entries(bytes: &[u8]) -> Result<Vec<Descriptor>> {
-    let index = Object::parse(bytes)?;
-    let manifests: Vec<Object> =
-        index.get("manifests")?.ok_or_else(|| Error::content("the index has no 'manifests'"))?;
-    manifests.into_iter().map(Descriptor::from_object).collect()
+    match Document::parse(bytes, None)? {
+        Document::Index(index) => Ok(index.manifests),
+        Document::Manifest(_) => Err(Error::content("it is a manifest and no index")),
+    }
 }
 
 /// What `target` names in the `index.json` of these bytes, or the only image if it is `None`.
