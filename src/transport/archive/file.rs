@@ -196,6 +196,9 @@ pub(super) fn check_writable(path: &Path) -> Result<()> {
         return if io::stdout().is_terminal() {
             Err(Error::new(Kind::DestinationRefused, "standard output is a terminal, and an archive is no text")
                 .hint("send it into a file or a program, as in … - | docker load"))
+        } else if is_closed(&io::stdout()) {
+            Err(Error::new(Kind::DestinationRefused, "standard output is closed")
+                .hint("send it into a file or a program"))
         } else {
             Ok(())
         };
@@ -205,6 +208,13 @@ pub(super) fn check_writable(path: &Path) -> Result<()> {
         let error = Error::io(format!("cannot write {}", path.display()), &io::Error::from(e));
         if directory.is_dir() { error } else { error.hint(format!("make the directory {} first", directory.display())) }
     })
+}
+
+/// Whether `output` was closed when we were started: Rust opens /dev/null in its place, to read and write.
+fn is_closed(output: &impl AsFd) -> bool {
+    let is_null = |a: &rustix::fs::Stat| rustix::fs::stat("/dev/null").is_ok_and(|null| null.st_rdev == a.st_rdev);
+    rustix::fs::fstat(output).is_ok_and(|stat| stat.st_rdev != 0 && is_null(&stat))
+        && rustix::fs::fcntl_getfl(output).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR)
 }
 
 fn directory_of(path: &Path) -> PathBuf {

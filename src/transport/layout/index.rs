@@ -228,6 +228,7 @@ pub(in crate::transport) fn with_entry(
         index.set("manifests", &[entry.object()])?;
         return Ok(index.to_bytes());
     };
+    entries(bytes)?;
     let mut index = Object::parse(bytes)?;
     let old: Vec<Box<RawValue>> =
         index.get("manifests")?.ok_or_else(|| Error::content("the index has no 'manifests'"))?;

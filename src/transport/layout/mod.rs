@@ -349,7 +349,17 @@ mod tests {
 
     #[test]
     fn a_broken_index_is_never_an_empty_one() {
-        for broken in ["", "null", "{", "<html>", "{}", r#"{"manifests":null}"#, r#"{"manifests":[{}]}"#] {
+        for broken in [
+            "",
+            "null",
+            "{",
+            "<html>",
+            "{}",
+            r#"{"manifests":null}"#,
+            r#"{"manifests":[{}]}"#,
+            r#"{"schemaVersion":2,"manifests":[],"Manifests":[]}"#,
+            r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#,
+        ] {
             let (_directory, layout) = layout();
             layout.tag("a", &image(b"1")).unwrap();
             fs::write(layout.path.join(INDEX), broken).unwrap();
