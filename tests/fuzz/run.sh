@@ -22,7 +22,7 @@ cargo +nightly --version >/dev/null 2>&1 || fail "there is no nightly Rust; plea
 command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 
 # The versions that capatch is built with.
-[ -e Cargo.lock ] || cp ../../Cargo.lock .
+[ Cargo.lock -nt ../../Cargo.lock ] || cp ../../Cargo.lock .
 # No sanitizer: the crate has no unsafe code, and memory could not be measured under one.
 mkdir -p target
 for target in seeds "${targets[@]}"; do
