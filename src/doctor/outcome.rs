@@ -45,6 +45,7 @@ pub enum Outcome {
     /// It does not start.
     CannotStart {
         /// `/script:LINE` where that happens, or what says it in the config.
+        #[serde(rename = "at")]
         place: String,
         /// What one reads in the log.
         error: String,
@@ -59,11 +60,13 @@ pub enum Outcome {
     /// Its script ends without starting anything.
     Ends {
         /// `/script:LINE`
+        #[serde(rename = "at")]
         place: String,
     },
     /// It cannot be told.
     Unknown {
         /// `/script:LINE`
+        #[serde(rename = "at")]
         place: String,
         /// What cannot be followed.
         why: String,
