@@ -59,6 +59,8 @@ impl Capability {
     pub const CHOWN: Capability = Capability(0);
     /// `cap_setfcap`, to put capabilities on a file.
     pub const SETFCAP: Capability = Capability(31);
+    /// `cap_setgid`, to change groups.
+    pub const SETGID: Capability = Capability(6);
     /// `cap_setuid`, to become another user.
     pub const SETUID: Capability = Capability(7);
     /// `cap_net_bind_service`, to bind a port below 1024.

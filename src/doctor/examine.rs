@@ -148,7 +148,10 @@ fn examine_files(
     all.extend(checks::image(&facts, files)?);
     let mut unique: Vec<Finding> = Vec::new();
     for finding in all {
-        if !unique.iter().any(|known| known.code == finding.code && known.place == finding.place) {
+        if !unique
+            .iter()
+            .any(|known| (known.code, &known.place, &known.what) == (finding.code, &finding.place, &finding.what))
+        {
             unique.push(finding);
         }
     }
@@ -302,6 +305,7 @@ fn tell(steps: &[Step], target: &[u8], indent: &str, lines: &mut Vec<String>) {
                 let text = text.clone().unwrap_or_else(|| "-r".to_owned());
                 lines.push(format!("{indent}{place} runs setcap {}", super::start::shown(&text)));
             }
+            Action::ChangeOtherOwner(_) => {}
             Action::ChangeOwner(command) | Action::Write(command) => {
                 lines.push(format!("{indent}{place} runs {command}"))
             }

@@ -136,8 +136,17 @@ fn explain(facts: &Facts, image: &str, container: &Container, cause: &Cause) -> 
         ),
         Cause::NotPermitted => (
             "not-permitted",
-            "the container lacks the capabilities for what its start script does as root".to_owned(),
+            "the container lacks the capabilities for what is done in it as root".to_owned(),
             yaml("securityContext:\n  runAsUser: 1000\n  runAsNonRoot: true"),
+        ),
+        Cause::ReadOnly { prefix } => (
+            "read-only-prefix",
+            format!(
+                "the root file system cannot be written, and Kong writes its configuration into {prefix} when it starts"
+            ),
+            yaml(&format!(
+                "volumeMounts:\n- name: prefix\n  mountPath: {prefix}  # with volumes: [{{name: prefix, emptyDir: {{}}}}] in the pod"
+            )),
         ),
         Cause::Missing => ("not-executable", "what is to be executed is not there, or is no program".to_owned(), None),
         Cause::Listen => {

@@ -6,7 +6,7 @@ use super::container::{Command, Container};
 use super::facts::{Facts, Listen};
 use super::files::Files;
 use super::outcome::{Cause, Outcome, Walk};
-use super::start::{End, Image, Run, Start, UNKNOWN, follow};
+use super::start::{Action, End, Image, Run, Start, UNKNOWN, follow, is_at_or_below};
 use super::users::User;
 use crate::capability::Process;
 use crate::error::Result;
@@ -138,6 +138,7 @@ pub(super) fn outcome(
         private: !container.host_network,
         port_start: container.unprivileged_port_start,
         user_namespace: container.user_namespace,
+        changes_user: changes_user(facts, &start.env),
     };
     let mut outcomes: Vec<(Outcome, &Run)> = Vec::new();
     for run in &runs {
@@ -154,7 +155,37 @@ pub(super) fn outcome(
         let (place, error) = (variable.clone(), error.clone());
         outcome = Outcome::CannotStart { place, error, cause: Cause::Listen };
     }
+    let starts = match &outcome {
+        Outcome::Serves { .. } | Outcome::NotNeeded { .. } | Outcome::CannotBind { .. } => true,
+        // What the script does to files comes after it.
+        Outcome::CannotStart { error, .. } => error.ends_with("Read-only file system"),
+        _ => false,
+    };
+    if let Some(prefix) = prefix(facts, start, container).filter(|_| starts && runs.iter().any(prepares)) {
+        let (place, error) = (facts.path(), format!("{prefix}: Read-only file system"));
+        outcome = Outcome::CannotStart { place, error, cause: Cause::ReadOnly { prefix } };
+    }
     Ok((outcome, runs, may_end))
+}
+
+/// Whether it is an nginx whose workers are another user's if it runs as root; Kong's are unless it is told otherwise.
+fn changes_user(facts: &Facts, env: &BTreeMap<String, String>) -> bool {
+    let is_root = |name| env.get(name).is_some_and(|user: &String| user.starts_with("root") || user.contains(UNKNOWN));
+    facts.path().ends_with("/nginx") && !["KONG_NGINX_USER", "KONG_NGINX_MAIN_USER"].into_iter().any(is_root)
+}
+
+/// Where Kong writes its configuration, if nothing can be written there.
+fn prefix(facts: &Facts, start: &Start, container: &Container) -> Option<String> {
+    let given = start.env.get("KONG_PREFIX").filter(|prefix| !prefix.is_empty());
+    let prefix = given.map_or("/usr/local/kong", |prefix| prefix.trim_end_matches('/'));
+    let is_mounted = container.mounts.iter().chain(&facts.volumes).any(|mount| is_at_or_below(prefix, mount));
+    let is_kong = facts.profile.version_env == Some("KONG_VERSION");
+    (is_kong && container.read_only && !is_mounted && !prefix.contains(UNKNOWN)).then(|| prefix.to_owned())
+}
+
+/// Whether a command of Kong is executed before the program: `kong prepare`.
+fn prepares(run: &Run) -> bool {
+    run.steps.iter().any(|step| matches!(&step.action, Action::Child { end: End::Runs { serves: false, .. }, .. }))
 }
 
 /// The ports that a container asks for.

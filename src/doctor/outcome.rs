@@ -119,8 +119,13 @@ pub enum Cause {
         /// The command.
         command: String,
     },
-    /// The process may not become the user that it should, or may not do something to the file.
+    /// The process may not become the user that it should, or may not do something to a file.
     NotPermitted,
+    /// Kong writes its configuration into this directory, and nothing can be written there.
+    ReadOnly {
+        /// `/usr/local/kong`, or what `KONG_PREFIX` says.
+        prefix: String,
+    },
     /// A program is missing, or is none.
     Missing,
     /// The user is not there, or must not be root.
@@ -155,6 +160,8 @@ pub(super) struct Walk<'a> {
     /// `net.ipv4.ip_unprivileged_port_start` in it, as far as it is said.
     pub port_start: Option<u16>,
     pub user_namespace: bool,
+    /// The program is an nginx that gives its work to another user if it runs as root.
+    pub changes_user: bool,
 }
 
 impl Walk<'_> {
@@ -179,6 +186,10 @@ impl Walk<'_> {
 
     fn bind(&self, process: &Process, state: &State) -> Outcome {
         let (uid, ports) = (process.euid, self.ports.to_vec());
+        if let Some(error) = self.not_as_root(process) {
+            let place = path::show(&self.target.path);
+            return Outcome::CannotStart { place, error, cause: Cause::NotPermitted };
+        }
         let owned = self.private || !self.user_namespace;
         let refused = |start: u16| -> Vec<u16> {
             let network = Network { unprivileged_port_start: start, owned };
@@ -195,6 +206,19 @@ impl Walk<'_> {
         }
         let error = format!("bind() to 0.0.0.0:{first} failed (13: Permission denied)");
         Outcome::CannotBind { uid, error, cause: self.why_not(process, state, owned), ports: low }
+    }
+
+    /// What an nginx says that may not give its work to another user: `ngx_create_paths`, before it binds, and
+    /// `ngx_worker_process_init`.
+    fn not_as_root(&self, process: &Process) -> Option<String> {
+        let needed = [
+            (Capability::CHOWN, "chown(\"…_temp\", …)"),
+            (Capability::SETGID, "setgid(…)"),
+            (Capability::SETUID, "setuid(…)"),
+        ];
+        let is_asked = self.changes_user && process.euid == 0;
+        let (_, call) = needed.iter().find(|(needed, _)| is_asked && !process.effective.contains(*needed))?;
+        Some(format!("{call} failed (1: Operation not permitted)"))
     }
 
     /// Why a process without `cap_net_bind_service` in effect has not got it.
@@ -257,6 +281,12 @@ impl Walk<'_> {
                     }
                 }
             }
+            // Those programs change the groups first.
+            Action::User(user) if user.uid != process.uid && !process.effective.contains(Capability::SETGID) => {
+                let name = user.name.clone().unwrap_or_else(|| user.uid.to_string());
+                let error = format!("cannot become user {name}: {}", Refusal::NotPermitted);
+                return Err(failure(error, Cause::NotPermitted));
+            }
             Action::User(user) => match process.set_user(user.uid) {
                 Ok(new) => *process = new,
                 Err(refusal) => {
@@ -272,7 +302,9 @@ impl Walk<'_> {
             }
             Action::SetCapabilities(text) => {
                 if self.read_only {
-                    return Err(failure("setcap: Read-only file system".to_owned(), Cause::NotPermitted));
+                    let file = path::show(&self.target.path);
+                    let error = format!("Failed to set capabilities on file '{file}': Read-only file system");
+                    return Err(failure(error, Cause::NotPermitted));
                 }
                 if !process.effective.contains(Capability::SETFCAP) {
                     return Err(failure(
@@ -301,6 +333,16 @@ impl Walk<'_> {
                     return Err(failure(format!("{command}: {words}"), Cause::NotPermitted));
                 }
                 clear(file, &step.place, command);
+            }
+            // Owners may change nothing to what it is, and root is not the owner of what it gives away.
+            Action::ChangeOtherOwner(file) => {
+                let error = match (self.read_only, process.effective.contains(Capability::CHOWN)) {
+                    (true, _) => "Read-only file system",
+                    (false, false) if process.euid == 0 => "Operation not permitted",
+                    _ => return Ok(()),
+                };
+                let error = format!("chown: changing ownership of '{file}': {error}");
+                return Err(failure(error, Cause::NotPermitted));
             }
             Action::Write(command) => {
                 let owner = self.target.entry.uid == u64::from(process.euid) && self.target.entry.mode & 0o200 != 0;

@@ -3,7 +3,7 @@
 use super::call::MAX_CALLS;
 use super::script::Word;
 use super::shell::{Flow, Frame, Status};
-use super::{Action, End, Env, Follower, UNKNOWN, shown, unknown};
+use super::{Action, End, Env, Follower, UNKNOWN, is_at_or_below, shown, unknown};
 use crate::archive::path;
 use crate::error::Result;
 
@@ -192,6 +192,8 @@ impl Follower<'_, '_> {
                     let above = real.is_empty() || path::is_below(&self.image.target, &real);
                     if real == self.image.target || (recursive && above) {
                         self.step(place, fatal, Action::ChangeOwner(format!("{name} {}", args.join(" "))));
+                    } else if !self.start.mounts.iter().any(|mount| is_at_or_below(&path::show(&real), mount)) {
+                        self.step(place, fatal, Action::ChangeOtherOwner(shown(file)));
                     }
                 }
                 Ok(true)

@@ -54,6 +54,8 @@ pub(in crate::doctor) enum Action {
     SetCapabilities(Option<String>),
     /// chown(1) on the program, or on a directory above it and all that is in it.
     ChangeOwner(String),
+    /// chown(1) on something else that the image has at this path.
+    ChangeOtherOwner(String),
     /// The program is written, or replaced.
     Write(String),
 }

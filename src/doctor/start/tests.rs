@@ -63,7 +63,7 @@ fn runs(scripts: &[(&str, &str)], argv: &[&str], user: &str, env: &[(&str, &str)
     follow(&mut image, &start).unwrap().0
 }
 
-/// One way in short: `x PATH` executes, `u UID`, `[…]` another process, `cap TEXT`, `own`, `write`; then the end.
+/// One way in short: `x PATH` executes, `u UID`, `[…]` another process, `cap TEXT`, `own`, `other`, `write`; then the end.
 fn short(run: &Run) -> String {
     fn all(steps: &[Step]) -> Vec<String> {
         let one = |step: &Step| {
@@ -74,6 +74,7 @@ fn short(run: &Run) -> String {
                 Action::Child { steps: inner, .. } => format!("{at}[{}]", all(inner).join(" ")),
                 Action::SetCapabilities(text) => format!("{at}cap {}", text.as_deref().map_or("-", |text| text)),
                 Action::ChangeOwner(_) => format!("{at}own"),
+                Action::ChangeOtherOwner(_) => format!("{at}other"),
                 Action::Write(_) => format!("{at}write"),
             }
         };
@@ -311,9 +312,9 @@ fn commands_are_followed() {
         ("setcap -r $(readlink -f /usr/local/bin/nginx)", &[], "x sh 1cap - = ends /entry.sh"),
         ("setcap cap_net_raw+ep /bin/busybox", &[], "x sh = ends /entry.sh"),
         ("chown -R kong /usr/local/openresty", &[], "x sh 1own = ends /entry.sh"),
-        ("chown -R kong: /usr/local/kong /usr/local/openresty/bin", &[], "x sh = ends /entry.sh"),
+        ("chown -R kong: /usr/local/kong /usr/local/openresty/bin", &[], "x sh 1other = ends /entry.sh"),
         ("chown kong /usr/local/bin/nginx", &[], "x sh 1own = ends /entry.sh"),
-        ("chown kong /usr/local/openresty", &[], "x sh = ends /entry.sh"),
+        ("chown kong /usr/local/openresty", &[], "x sh 1other = ends /entry.sh"),
         ("chgrp -hR 0 /", &[], "x sh 1own = ends /entry.sh"),
         ("cp /tmp/nginx /usr/local/openresty/nginx/sbin/nginx", &[], "x sh 1write = ends /entry.sh"),
         ("sed -i s/a/b/ /usr/local/bin/nginx", &[], "x sh 1write = ends /entry.sh"),
