@@ -120,7 +120,7 @@ fn standard_ways_are_foretold() {
     // What is executed on the way to nginx executes nginx too, and fails first.
     let drop_all = &table(patched(PLAIN))["containers"][1];
     assert_eq!(drop_all["error"], format!("{NGINX}: Operation not permitted"));
-    assert_eq!(drop_all["place"], "/docker-entrypoint.sh:3");
+    assert_eq!(drop_all["at"], "/docker-entrypoint.sh:3");
     // Without a script in between the runtime itself is refused.
     let direct = patched(PLAIN)
         .run(r#"["/docker-entrypoint.sh"]"#, r#"["nginx","-g","daemon off;"]"#)
