@@ -259,6 +259,14 @@ impl Place {
         .await
     }
 
+    /// How many hosts may be asked for content here; a mirror that gave wrong bytes is one less.
+    pub(crate) fn sources(&self) -> usize {
+        match self {
+            Place::Registry(repository) => repository.sources(),
+            _ => 1,
+        }
+    }
+
     /// Whether the blob is here. A layout hashes it; a registry is asked.
     pub async fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
         match self {

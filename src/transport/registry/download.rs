@@ -13,10 +13,10 @@ use url::Url;
 use super::endpoint::Endpoint;
 use super::http::{self, Outcome, Request};
 use super::retry::{self, TRIES};
-use super::{Direction, Shared};
+use super::{Direction, Shared, lock};
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
-use crate::oci::digest::Digest;
+use crate::oci::digest::{Digest, Hasher};
 use crate::transport::ByteStream;
 
 /// Opens a blob at `offset`, at the first of `endpoints` that has it.
@@ -37,6 +37,7 @@ pub(super) async fn open(endpoints: Vec<Endpoint>, descriptor: &Descriptor, offs
         skip: 0,
         ranges: true,
         failures: 0,
+        sum: (offset == 0).then(|| Hasher::new(descriptor.digest.algorithm())),
         repository: first,
         others,
     };
@@ -76,6 +77,8 @@ struct Download {
     ranges: bool,
     /// Attempts since the last byte.
     failures: u32,
+    /// Of what mirrors gave, if it all came from here: whoever consumes it hashes it too, but cannot tell who is to blame.
+    sum: Option<Hasher>,
 }
 
 impl Download {
@@ -117,6 +120,7 @@ impl Download {
                     }
                     self.position += bytes.len() as u64;
                     self.failures = 0;
+                    self.check_mirror(&bytes)?;
                     if self.position == self.size {
                         self.permit = None;
                     }
@@ -129,6 +133,24 @@ impl Download {
             self.current = None;
             self.failed(broken).await?;
         }
+    }
+
+    /// Hashes what a mirror gives. One that gave other bytes is not asked again, and another attempt gets the right ones.
+    fn check_mirror(&mut self, bytes: &Bytes) -> Result<()> {
+        let Some(sum) = self.sum.as_mut().filter(|_| self.repository.settings.mirror) else {
+            self.sum = None;
+            return Ok(());
+        };
+        sum.update(bytes);
+        if self.position < self.size || sum.clone().finish() == self.digest {
+            return Ok(());
+        }
+        let mirror = self.repository.home.host_port();
+        let error = Error::content(format!("{}: the mirror {mirror} gave other content", self.what));
+        lock(&self.shared().unreachable).insert(mirror);
+        // What was passed on cannot be taken back.
+        self.others.clear();
+        Err(error.hint("run it again, or take the mirror out of registries.conf or hosts.toml"))
     }
 
     /// Counts an attempt without progress and waits, or gives up.

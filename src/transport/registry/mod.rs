@@ -299,6 +299,11 @@ impl Repository {
         Ok(endpoints)
     }
 
+    /// How many hosts may be asked for content; a mirror that gave wrong bytes is one less.
+    pub(crate) fn sources(&self) -> usize {
+        self.endpoints(None).map_or(0, |endpoints| endpoints.len())
+    }
+
     /// The registry itself.
     async fn registry(&self) -> Result<Endpoint> {
         let last = self.endpoints(None)?.pop();
