@@ -39,7 +39,7 @@ if [ $# -gt 0 ]; then
         --customize-hook='rm -r "$1/tmp/debs"'
     )
 fi
-mmdebstrap --quiet --mode=root --variant=minbase --skip=output/dev --include=nginx-light \
+mmdebstrap --quiet --mode=root --variant=minbase --skip=output/dev --include=nginx-light,libcap2-bin \
     --aptopt='APT::Install-Recommends "false"' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \

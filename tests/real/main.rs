@@ -8,6 +8,7 @@ mod containerd;
 mod containerd_content;
 mod containerd_images;
 mod docker;
+mod doctor;
 mod exec;
 mod image;
 mod probe;
