@@ -348,7 +348,11 @@ fn in_short(event: &Event) -> String {
             let lines: Vec<_> = log.lines().filter(|line| !line.starts_with("nginx version")).collect();
             let telling =
                 |line: &&&str| line.contains("ermitted") || line.contains("denied") || line.contains("[emerg]");
-            lines.iter().find(telling).or(lines.last()).map_or_else(String::new, |line| (*line).to_owned())
+            lines
+                .iter()
+                .find(telling)
+                .or(lines.last())
+                .map_or_else(String::new, |line| line[line.find("[emerg]").unwrap_or(0)..].to_owned())
         }
     }
 }
