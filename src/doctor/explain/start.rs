@@ -32,6 +32,43 @@ pub(super) const ENTRIES: &[Entry] = &[
         see: "setcap(8)",
     },
     Entry {
+        code: "root-without-chown",
+        pattern: r"(chown|setgid|initgroups|setuid)\([^)]*\) failed \(1: operation not permitted\)",
+        seen: &[
+            "nginx: [emerg] chown(\"/usr/local/kong/client_body_temp\", 1000) failed (1: Operation not permitted)",
+            "[emerg] 8#0: setgid(101) failed (1: Operation not permitted)",
+        ],
+        what: "nginx was started as root, and lacks a capability that root needs for it: it ends before it serves.",
+        why: "As root nginx gives its directories to the user of its workers (CHOWN) and starts the workers as that user (SETGID, SETUID). \
+              With drop: [ALL] root has none of these, whatever NET_BIND_SERVICE is added.",
+        fix: &[
+            "Start it as its own user, with the capability in the image:",
+            "capatch patch IMAGE NEW-IMAGE",
+            "securityContext: {runAsUser: 1000, runAsNonRoot: true}",
+            "or leave root what it needs: capabilities: {drop: [ALL], add: [NET_BIND_SERVICE, CHOWN, SETGID, SETUID]}",
+        ],
+        foretold: Some("capatch doctor IMAGE -f FILE"),
+        see: "capabilities(7), CAP_CHOWN, CAP_SETGID and CAP_SETUID",
+    },
+    Entry {
+        code: "chown-refused",
+        pattern: r"chown: .*(read-only file system|operation not permitted)",
+        seen: &[
+            "chown: changing ownership of '/usr/local/kong/logs': Read-only file system",
+            "chown: /usr/local/kong: Operation not permitted",
+        ],
+        what: "A start script calls chown, and the container may not: its root file system cannot be written, or it has no CHOWN.",
+        why: "Kong's images before 2.0 that are started as root give /usr/local/kong to kong first; with set -e the container ends there.",
+        fix: &[
+            "Start it as its own user, so that the script calls no chown, with the capability in the image:",
+            "capatch patch IMAGE NEW-IMAGE",
+            "securityContext: {runAsUser: 1337}      (the uid of kong in Kong's images of that time)",
+            "and mount an emptyDir on what it writes to, such as /usr/local/kong.",
+        ],
+        foretold: Some("capatch doctor IMAGE -f FILE"),
+        see: "chown(1); capabilities(7), CAP_CHOWN",
+    },
+    Entry {
         code: "setcap-unsupported",
         pattern: r"failed to set capabilities on file",
         seen: &[

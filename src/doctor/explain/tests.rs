@@ -111,7 +111,7 @@ fn what_is_not_known_is_not_guessed() {
         "\n \n",
         "everything is fine",
         "nginx: [emerg] unknown directive \"foo\" in /etc/nginx/nginx.conf:1",
-        "chown: /usr/local/kong: Operation not permitted",
+        "mkdir: /usr/local/kong: Operation not permitted",
         "mount: permission denied (are you root?)",
         "error mounting \"proc\" to rootfs at \"/proc\": operation not permitted",
         "dial tcp 10.0.0.1:80: connect: connection refused",
