@@ -152,6 +152,13 @@ fn verdicts_come_first() {
         (of("exec nginx\n"), "will not start: exec /docker-entrypoint.sh: exec format error".to_owned()),
         (of("#!/bin/sh\nset -e\nkong-migrate\nexec nginx\n"), "will not start: kong-migrate: not found".to_owned()),
         (of("#!/bin/sh\nsleep 9\n"), "ends at /docker-entrypoint.sh without starting the program".to_owned()),
+        // The child serves: without `exec`, in the background, as a daemon.
+        (of("#!/bin/sh\nset -e\nnginx -g 'daemon off;'\n"), "starts and binds 80 and 443 as uid 1000".to_owned()),
+        (of("#!/bin/sh\nnginx &\nwait\n"), "starts and binds 80 and 443 as uid 1000".to_owned()),
+        (of("#!/bin/sh\nkong start && exec perl\n"), "starts and binds 80 and 443 as uid 1000".to_owned()),
+        (root(of(&format!("#!/bin/sh\nsu-exec kong {NGINX}\n"))), "starts and binds 80 and 443 as uid 1000".to_owned()),
+        (with_nginx("#!/bin/sh\n(nginx)\n", nginx()), denied.to_owned()),
+        (of(&format!("#!/bin/sh\nsu-exec root {NGINX}\n")), "will not start: cannot become user root: Operation not permitted".to_owned()),
         (of("#!/bin/sh\nexec perl\n"), "executes /usr/bin/perl and does not serve".to_owned()),
         (
             of("#!/bin/sh\nfor f in a; do\n  wget -qO- http://x | while read l; do exec $l; done\n  . /tmp/$f.$RANDOM\ndone\n"),

@@ -134,13 +134,16 @@ pub enum Cause {
     Listen,
 }
 
-/// The attribute of the program's file, which the start may change.
-#[derive(Clone)]
+/// What the start changes on its way.
 struct State {
+    /// The attribute of the program's file.
     value: Option<Vec<u8>>,
     changed: Option<Cause>,
+    /// The first child that is to serve: what it is at its end, or why it does not get there.
+    child: Option<Result<Process, Failure>>,
 }
 
+#[derive(Clone)]
 struct Failure {
     place: String,
     error: String,
@@ -169,19 +172,33 @@ impl Walk<'_> {
     pub(super) fn outcome(&self, run: &Run) -> Outcome {
         let mut process = self.process.clone();
         let value = self.target.entry.xattrs.get(XATTR.as_bytes()).cloned();
-        let mut state = State { value, changed: None };
+        let mut state = State { value, changed: None, child: None };
         if let Err(Failure { place, error, cause }) = self.steps(&run.steps, &mut process, &mut state, true) {
             return Outcome::CannotStart { place, error, cause };
         }
         match &run.end {
-            End::Runs { path, serves: true } if *path == path::show(&self.target.path) => self.bind(&process, &state),
-            End::Runs { path, .. } => Outcome::DoesNotServe { program: path.clone() },
-            End::Exits { place, .. } => Outcome::Ends { place: place.clone() },
+            end if self.is_serving(end) => self.bind(&process, &state),
+            // A script without `exec`, `CMD nginx …` in shell form, `kong start && tail -f …`: the child is what serves.
+            End::Runs { path, .. } => self.by_child(&state, Outcome::DoesNotServe { program: path.clone() }),
+            End::Exits { place, .. } => self.by_child(&state, Outcome::Ends { place: place.clone() }),
             End::Fails { place, error } => {
                 Outcome::CannotStart { place: place.clone(), error: error.clone(), cause: Cause::Missing }
             }
             End::Unknown { place, why } => Outcome::Unknown { place: place.clone(), why: why.clone() },
         }
+    }
+
+    /// What becomes of the child that is to serve, or `otherwise` if there is none.
+    fn by_child(&self, state: &State, otherwise: Outcome) -> Outcome {
+        match state.child.clone() {
+            None => otherwise,
+            Some(Ok(child)) => self.bind(&child, state),
+            Some(Err(Failure { place, error, cause })) => Outcome::CannotStart { place, error, cause },
+        }
+    }
+
+    fn is_serving(&self, end: &End) -> bool {
+        matches!(end, End::Runs { path, serves: true } if *path == path::show(&self.target.path))
     }
 
     fn bind(&self, process: &Process, state: &State) -> Outcome {
@@ -295,7 +312,12 @@ impl Walk<'_> {
                 }
             },
             Action::Child { steps, end } => {
-                self.steps(steps, &mut process.clone(), file, false)?;
+                let mut child = process.clone();
+                let walked = self.steps(steps, &mut child, file, false);
+                if self.is_serving(end) {
+                    file.child.get_or_insert(walked.clone().map(|()| child));
+                }
+                walked?;
                 if let End::Fails { error, .. } = end {
                     return Err(failure(error.clone(), Cause::Missing));
                 }
