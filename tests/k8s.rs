@@ -198,7 +198,7 @@ fn every_hole_is_warned_of() {
         ),
         (
             "left.yaml",
-            &[":1: StatefulSet kong-set runs Kong and is left", ":9: Rollout kong-rollout names Kong's image"],
+            &[":1: StatefulSet kong-set runs Kong and is left", ":6: Rollout kong-rollout runs Kong and is left"],
         ),
     ] {
         let run = edit(&KONG, &read(name)).succeeded();

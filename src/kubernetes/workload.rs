@@ -30,6 +30,9 @@ pub(crate) const POD_TEMPLATES: &[(&str, &[&str])] = &[
     ("StatefulSet", &["spec", "template"]),
     ("ReplicaSet", &["spec", "template"]),
     ("ReplicationController", &["spec", "template"]),
+    // Of OpenShift and of Argo.
+    ("DeploymentConfig", &["spec", "template"]),
+    ("Rollout", &["spec", "template"]),
     ("Job", &["spec", "template"]),
     ("CronJob", &["spec", "jobTemplate", "spec", "template"]),
     ("PodTemplate", &["template"]),
@@ -76,7 +79,7 @@ pub(super) fn edit<'a>(
         return Err(Error::content(format!("{}:{}: this is a template", edits.name, node.line))
             .hint("render the chart first (helm template), or use --helm"));
     }
-    if matches!(kind, "StatefulSet" | "ReplicaSet" | "ReplicationController") {
+    if matches!(kind, "StatefulSet" | "ReplicaSet" | "ReplicationController" | "DeploymentConfig" | "Rollout") {
         warn(
             warnings,
             &object.cursor,

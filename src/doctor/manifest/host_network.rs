@@ -82,7 +82,7 @@ pub(super) fn rollout(workload: &Workload<'_, '_>) -> Option<Finding> {
     let use_daemon_set = Some("kind: DaemonSet  # without replicas and strategy; capatch k8s does it".to_owned());
     let place = |keys: &[&str]| spec.at(keys).unwrap_or(workload.object).place();
     match workload.kind {
-        "Deployment" | "ReplicaSet" | "ReplicationController" | "StatefulSet"
+        "Deployment" | "ReplicaSet" | "ReplicationController" | "StatefulSet" | "DeploymentConfig" | "Rollout"
             if number(&["replicas"]).is_some_and(|replicas| replicas > 1) =>
         {
             Some(Finding {

@@ -169,6 +169,8 @@ fn every_kind_is_looked_into() {
         ("StatefulSet", format!("spec: {{template: {{{spec}}}}}"), "Main"),
         ("ReplicaSet", format!("spec: {{template: {{{spec}}}}}"), "Main"),
         ("ReplicationController", format!("spec: {{template: {{{spec}}}}}"), "Main"),
+        ("DeploymentConfig", format!("spec: {{template: {{{spec}}}}}"), "Main"),
+        ("Rollout", format!("spec: {{template: {{{spec}}}}}"), "Main"),
         ("Job", format!("spec: {{template: {{{spec}}}}}"), "Job"),
         ("CronJob", format!("spec: {{jobTemplate: {{spec: {{template: {{{spec}}}}}}}}}"), "Job"),
         ("PodTemplate", format!("template: {{{spec}}}"), "Main"),
