@@ -85,6 +85,19 @@ pub(super) const ENTRIES: &[Entry] = &[
         see: "https://github.com/hashicorp/docker-vault/issues/19",
     },
     Entry {
+        code: "setcap-link",
+        pattern: r"invalid file '.*' for capability operation",
+        seen: &["Invalid file '/usr/local/bin/nginx' for capability operation"],
+        what: "setcap was given a symbolic link, a directory or nothing at all, and refuses it.",
+        why: "File capabilities are on regular files alone; in Kong's images /usr/local/bin/nginx is a link.",
+        fix: &[
+            "setcap cap_net_bind_service=+ep \"$(readlink -f /usr/local/bin/nginx)\"",
+            "or put it into the image once: capatch patch IMAGE NEW-IMAGE",
+        ],
+        foretold: Some("capatch doctor IMAGE"),
+        see: "cap_set_file(3)",
+    },
+    Entry {
         code: "layer-xattr-unsupported",
         pattern: r"l?setxattr.*(operation not supported|not supported)|failed to register layer: .*xattr",
         seen: &[
@@ -158,6 +171,16 @@ pub(super) const ENTRIES: &[Entry] = &[
         ],
         foretold: Some("capatch doctor IMAGE -f FILE: bounding-set, for every container, init container and hook"),
         see: "capabilities(7), Safety checking for capability-dumb binaries",
+    },
+    Entry {
+        code: "mode-not-executable",
+        pattern: r#"exec: \\?"[^"]*": permission denied"#,
+        seen: &["exec: \"/docker-entrypoint.sh\": permission denied"],
+        what: "The runtime does not start it: the file is there and is not executable for the user of the container.",
+        why: "Its mode has no execute bit for that user, as after a checkout on Windows or a COPY of a file with mode 0644.",
+        fix: &["COPY --chmod=755 docker-entrypoint.sh /      (in the Dockerfile of the image)"],
+        foretold: Some("capatch doctor IMAGE"),
+        see: "execve(2), EACCES",
     },
     Entry {
         code: "other-platform",
