@@ -121,6 +121,9 @@ fn standard_ways_are_foretold() {
     let drop_all = &table(patched(PLAIN))["containers"][1];
     assert_eq!(drop_all["error"], format!("{NGINX}: Operation not permitted"));
     assert_eq!(drop_all["at"], "/docker-entrypoint.sh:3");
+    // What only works, as a job does, is refused too.
+    let job = table(patched("#!/bin/sh\nkong migrations up && sleep 1\n"));
+    assert_eq!(outcomes(&job)[..3], ["ends", start, "ends"]);
     // Without a script in between the runtime itself is refused.
     let direct = patched(PLAIN)
         .run(r#"["/docker-entrypoint.sh"]"#, r#"["nginx","-g","daemon off;"]"#)
@@ -173,6 +176,20 @@ fn verdicts_come_first() {
         ),
     ] {
         assert_eq!(verdict(&image), expected);
+    }
+}
+
+/// Programs of which neither the profile nor the image says where they listen.
+#[test]
+fn a_low_port_is_assumed() {
+    let bare = |nginx| with_nginx(PLAIN, nginx).run(r#""ExposedPorts":{"8000/tcp":{}, "8443/tcp":{}},"#, "");
+    for (image, expected) in [
+        (bare(nginx().xattr("security.capability", &BIND)), "starts and binds 80 as uid 1000"),
+        (bare(nginx()), "starts, and cannot bind 80: bind() to 0.0.0.0:80 failed (13: Permission denied)"),
+    ] {
+        let data = data(&image.build(), &["--profile", "none", "--file", NGINX]);
+        assert_eq!(data["verdict"], expected);
+        assert_eq!(finding(&data, "ports-assumed"), Some(("note".into(), NGINX.into())));
     }
 }
 
@@ -347,6 +364,11 @@ fn hostile_images_cost_no_more_than_their_size() {
     };
     let loops =
         patched(PLAIN).layer([symlink("docker-entrypoint.sh", "/other"), symlink("other", "/docker-entrypoint.sh")]);
+    let stars = format!(
+        "#!/bin/sh\nx={}\n{}{exec}",
+        "a".repeat(4000),
+        format!("y=${{x##{}b}}\n", "*a".repeat(50)).repeat(3000)
+    );
     let passwd = patched(PLAIN).layer([file("etc/passwd", vec![b'a'; 80 << 20])]);
     let selves = patched("#!/docker-entrypoint.sh\n");
     for (name, image, expected) in [
@@ -354,6 +376,7 @@ fn hostile_images_cost_no_more_than_their_size() {
         ("huge", patched(&huge), "cannot be told: ENTRYPOINT: /docker-entrypoint.sh is larger than 1024 KiB"),
         ("conditions", patched(&conditions), "starts and binds"),
         ("bomb", patched(&bomb), "starts and binds"),
+        ("stars", patched(&stars), "cannot be told"),
         ("rounds", patched(&rounds), "cannot be told"),
         (
             "if",
@@ -394,6 +417,8 @@ fn hostile_images_cost_no_more_than_their_size() {
         assert!(verdict.starts_with(expected), "{name}: {verdict}");
         assert!(started.elapsed() < Duration::from_secs(20), "{name} takes {:?}", started.elapsed());
     }
+    let more = finding(&data(&patched(&conditions).build(), &[]), "more-ways");
+    assert_eq!(more, Some(("note".into(), "ENTRYPOINT".into())));
     let escape = patched("#!/bin/sh\nexec \u{1b}]0;pwn\u{7}\n");
     let run = examine(&escape.build(), &[]);
     assert!(!run.stdout.contains('\u{1b}') && run.stdout.contains("\\u{1b}"), "{run:#?}");

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::dynamic::dynamic;
 use super::facts::{self, Facts};
 use super::files::Files;
+use super::judge::ASSUMED_PORT;
 use super::outcome::NODE_PORT_START;
 use super::start::{Action, End, Image, Start, Step, follow, is_at_or_below};
 use super::users::User;
@@ -199,7 +200,14 @@ fn environment(facts: &Facts, findings: &mut Vec<Finding>) {
 
 fn listen(facts: &Facts, findings: &mut Vec<Finding>) {
     let listen = facts.listen(&facts.env);
-    let Some(variable) = &listen.variable else { return };
+    let Some(variable) = &listen.variable else {
+        if listen.ports.is_empty() {
+            let what = format!("where it listens is not known; port {ASSUMED_PORT} is assumed");
+            let why = "neither the profile nor EXPOSE of the image names a port";
+            findings.push(note("ports-assumed", &facts.path(), what, why));
+        }
+        return;
+    };
     if let Some(error) = &listen.error {
         findings.push(breaks(
             "listen-value",

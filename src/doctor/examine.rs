@@ -242,6 +242,16 @@ fn of_container(facts: &Facts, options: &Options, container: &Container, judged:
             fix: None,
         });
     }
+    if judged.more {
+        found.push(Finding {
+            code: "more-ways",
+            level: Level::Note,
+            place: if container.image.is_empty() { "ENTRYPOINT".to_owned() } else { container.place.clone() },
+            what: format!("only the first {} ways through its start script are looked into", judged.runs.len()),
+            why: "each condition that is known only when it runs doubles them".to_owned(),
+            fix: None,
+        });
+    }
     if let Some(place) = &judged.may_end {
         found.push(Finding {
             code: "may-end",
@@ -306,6 +316,9 @@ fn tell(steps: &[Step], target: &[u8], indent: &str, lines: &mut Vec<String>) {
                 lines.push(format!("{indent}{place} runs setcap {}", super::start::shown(&text)));
             }
             Action::ChangeOtherOwner(_) => {}
+            Action::SetCapabilitiesOfLink(file) => {
+                lines.push(format!("{indent}{place} runs setcap on the link {file}"))
+            }
             Action::ChangeOwner(command) | Action::Write(command) => {
                 lines.push(format!("{indent}{place} runs {command}"))
             }

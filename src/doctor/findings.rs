@@ -134,6 +134,9 @@ fn explain(facts: &Facts, image: &str, container: &Container, cause: &Cause) -> 
             format!("{place} runs '{command}', which takes the capabilities off {path}"),
             yaml("securityContext:\n  runAsUser: 1000\n  runAsNonRoot: true"),
         ),
+        Cause::Link => {
+            ("symbolic-link", format!("setcap(8) refuses symbolic links; the program itself is {path}"), patch(""))
+        }
         Cause::NotPermitted => (
             "not-permitted",
             "the container lacks the capabilities for what is done in it as root".to_owned(),

@@ -16,10 +16,15 @@ use crate::kong::listen;
 const OTHER_LISTENERS: [&str; 5] =
     ["KONG_ADMIN_LISTEN", "KONG_STREAM_LISTEN", "KONG_STATUS_LISTEN", "KONG_ADMIN_GUI_LISTEN", "KONG_CLUSTER_LISTEN"];
 
+/// What a program is asked about of which nobody says where it listens.
+pub(super) const ASSUMED_PORT: u16 = 80;
+
 /// What is found out about a container.
 pub(super) struct Judged {
     pub outcome: Outcome,
     pub runs: Vec<Run>,
+    /// Whether there are more ways than those.
+    pub more: bool,
     /// A script may end before the program starts: where.
     pub may_end: Option<String>,
     /// Commands in it that do not work, and why not.
@@ -66,7 +71,7 @@ fn user(facts: &Facts, container: &Container) -> Result<User, String> {
 }
 
 /// Starts that were followed, and their runs: many containers start alike.
-pub(super) type Followed = Vec<(Start, Vec<Run>)>;
+pub(super) type Followed = Vec<(Start, (Vec<Run>, bool))>;
 
 pub(super) fn judge(
     facts: &Facts,
@@ -79,13 +84,13 @@ pub(super) fn judge(
     if facts.is_malformed() {
         let error = "failed to setxattr \"security.capability\": invalid argument".to_owned();
         let outcome = Outcome::CannotStart { place: facts.path(), error, cause: Cause::Malformed };
-        return Ok(Judged { outcome, runs: Vec::new(), may_end: None, broken: Vec::new() });
+        return Ok(Judged { outcome, runs: Vec::new(), more: false, may_end: None, broken: Vec::new() });
     }
     let user = match user(facts, container) {
         Ok(user) => user,
         Err(error) => {
             let outcome = Outcome::CannotStart { place: "USER".to_owned(), error, cause: Cause::User };
-            return Ok(Judged { outcome, runs: Vec::new(), may_end: None, broken: Vec::new() });
+            return Ok(Judged { outcome, runs: Vec::new(), more: false, may_end: None, broken: Vec::new() });
         }
     };
     let start = Start {
@@ -97,7 +102,7 @@ pub(super) fn judge(
         mounts: container.mounts.clone(),
         env,
     };
-    let (outcome, runs, may_end) = outcome(facts, files, followed, container, &start, &listen)?;
+    let (outcome, (runs, more), may_end) = outcome(facts, files, followed, container, &start, &listen)?;
     let mut broken = Vec::new();
     for command in &container.commands {
         let start = Start { place: command.place.clone(), argv: command.argv.clone(), ..start.clone() };
@@ -106,7 +111,7 @@ pub(super) fn judge(
             broken.push((command.clone(), outcome));
         }
     }
-    Ok(Judged { outcome, runs, may_end, broken })
+    Ok(Judged { outcome, runs, more, may_end, broken })
 }
 
 /// What becomes of a start.
@@ -117,15 +122,15 @@ pub(super) fn outcome(
     container: &Container,
     start: &Start,
     listen: &Listen,
-) -> Result<(Outcome, Vec<Run>, Option<String>)> {
+) -> Result<(Outcome, (Vec<Run>, bool), Option<String>)> {
     let known = followed.iter().find(|(known, _)| known == start).map(|(_, runs)| runs.clone());
-    let runs = match known {
-        Some(runs) => runs,
+    let (runs, more) = match known {
+        Some(known) => known,
         None => {
             let mut image = Image { files, users: &facts.users, target: facts.target.path.clone() };
-            let (runs, _) = follow(&mut image, start)?;
-            followed.push((start.clone(), runs.clone()));
-            runs
+            let ways = follow(&mut image, start)?;
+            followed.push((start.clone(), ways.clone()));
+            ways
         }
     };
     let ports = ports(facts, &start.env, listen);
@@ -165,7 +170,7 @@ pub(super) fn outcome(
         let (place, error) = (facts.path(), format!("{prefix}: Read-only file system"));
         outcome = Outcome::CannotStart { place, error, cause: Cause::ReadOnly { prefix } };
     }
-    Ok((outcome, runs, may_end))
+    Ok((outcome, (runs, more), may_end))
 }
 
 /// Whether it is an nginx whose workers are another user's if it runs as root; Kong's are unless it is told otherwise.
@@ -201,6 +206,9 @@ fn ports(facts: &Facts, env: &BTreeMap<String, String>, listen: &Listen) -> Vec<
                 listeners.iter().map(|listener| listener.port).filter(|port| *port < super::outcome::NODE_PORT_START),
             );
         }
+    }
+    if ports.is_empty() && listen.variable.is_none() {
+        ports.push(ASSUMED_PORT);
     }
     ports.sort_unstable();
     ports.dedup();

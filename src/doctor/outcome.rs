@@ -119,6 +119,8 @@ pub enum Cause {
         /// The command.
         command: String,
     },
+    /// setcap(8) refuses symbolic links.
+    Link,
     /// The process may not become the user that it should, or may not do something to a file.
     NotPermitted,
     /// Kong writes its configuration into this directory, and nothing can be written there.
@@ -141,6 +143,8 @@ struct State {
     changed: Option<Cause>,
     /// The first child that is to serve: what it is at its end, or why it does not get there.
     child: Option<Result<Process, Failure>>,
+    /// The first child that may not execute the program at all.
+    refused: Option<Failure>,
 }
 
 #[derive(Clone)]
@@ -148,6 +152,12 @@ struct Failure {
     place: String,
     error: String,
     cause: Cause,
+}
+
+impl From<Failure> for Outcome {
+    fn from(Failure { place, error, cause }: Failure) -> Self {
+        Outcome::CannotStart { place, error, cause }
+    }
 }
 
 /// What a walk looks at besides the steps.
@@ -172,15 +182,18 @@ impl Walk<'_> {
     pub(super) fn outcome(&self, run: &Run) -> Outcome {
         let mut process = self.process.clone();
         let value = self.target.entry.xattrs.get(XATTR.as_bytes()).cloned();
-        let mut state = State { value, changed: None, child: None };
-        if let Err(Failure { place, error, cause }) = self.steps(&run.steps, &mut process, &mut state, true) {
-            return Outcome::CannotStart { place, error, cause };
+        let mut state = State { value, changed: None, child: None, refused: None };
+        if let Err(failure) = self.steps(&run.steps, &mut process, &mut state, true) {
+            return failure.into();
         }
         match &run.end {
             end if self.is_serving(end) => self.bind(&process, &state),
             // A script without `exec`, `CMD nginx …` in shell form, `kong start && tail -f …`: the child is what serves.
-            End::Runs { path, .. } => self.by_child(&state, Outcome::DoesNotServe { program: path.clone() }),
-            End::Exits { place, .. } => self.by_child(&state, Outcome::Ends { place: place.clone() }),
+            End::Runs { path, .. } => self.by_child(&state, || Outcome::DoesNotServe { program: path.clone() }),
+            End::Exits { place, .. } => self.by_child(&state, || match state.refused.clone() {
+                Some(failure) => failure.into(),
+                None => Outcome::Ends { place: place.clone() },
+            }),
             End::Fails { place, error } => {
                 Outcome::CannotStart { place: place.clone(), error: error.clone(), cause: Cause::Missing }
             }
@@ -189,11 +202,11 @@ impl Walk<'_> {
     }
 
     /// What becomes of the child that is to serve, or `otherwise` if there is none.
-    fn by_child(&self, state: &State, otherwise: Outcome) -> Outcome {
+    fn by_child(&self, state: &State, otherwise: impl FnOnce() -> Outcome) -> Outcome {
         match state.child.clone() {
-            None => otherwise,
+            None => otherwise(),
             Some(Ok(child)) => self.bind(&child, state),
-            Some(Err(Failure { place, error, cause })) => Outcome::CannotStart { place, error, cause },
+            Some(Err(failure)) => failure.into(),
         }
     }
 
@@ -317,7 +330,12 @@ impl Walk<'_> {
                 if self.is_serving(end) {
                     file.child.get_or_insert(walked.clone().map(|()| child));
                 }
-                walked?;
+                if let Err(failure) = walked {
+                    if matches!(failure.cause, Cause::BoundingSet { .. }) {
+                        file.refused.get_or_insert_with(|| failure.clone());
+                    }
+                    return Err(failure);
+                }
                 if let End::Fails { error, .. } = end {
                     return Err(failure(error.clone(), Cause::Missing));
                 }
@@ -348,6 +366,9 @@ impl Walk<'_> {
                         }
                     }
                 }
+            }
+            Action::SetCapabilitiesOfLink(file) => {
+                return Err(failure(format!("Invalid file '{file}' for capability operation"), Cause::Link));
             }
             Action::ChangeOwner(command) => {
                 if self.read_only || !process.effective.contains(Capability::CHOWN) {

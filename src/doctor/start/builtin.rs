@@ -161,6 +161,15 @@ impl Follower<'_, '_> {
         Ok(self.real(path, env)?.is_some_and(|real| real == self.image.target))
     }
 
+    /// Whether the program's file is at `path` by a symbolic link in its last place.
+    fn is_link(&mut self, path: &str, env: &Env) -> Result<bool> {
+        let (directory, name) = path.rsplit_once('/').unwrap_or((".", path));
+        let Some(mut real) = self.real(&format!("{directory}/"), env)? else { return Ok(true) };
+        real.extend(real.last().map(|_| b'/'));
+        real.extend(name.as_bytes());
+        Ok(real != self.image.target)
+    }
+
     /// Notes what `name` does to the program's file; whether it is a program that does such things at all.
     pub(super) fn touch(&mut self, name: &str, args: &[String], env: &Env, place: &str, fatal: bool) -> Result<bool> {
         let (options, plain): (Vec<&String>, Vec<&String>) =
@@ -178,8 +187,11 @@ impl Follower<'_, '_> {
                     }
                     let Some(file) = args.next() else { break };
                     if self.is_target(file, env)? {
-                        let text = (text != "-r").then(|| text.clone());
-                        self.step(place, fatal, Action::SetCapabilities(text));
+                        let action = match self.is_link(file, env)? {
+                            true => Action::SetCapabilitiesOfLink(file.clone()),
+                            false => Action::SetCapabilities((text != "-r").then(|| text.clone())),
+                        };
+                        self.step(place, fatal, action);
                     }
                 }
                 Ok(true)
@@ -208,6 +220,7 @@ impl Follower<'_, '_> {
                 };
                 for file in plain.iter().skip(from).filter(|_| edits) {
                     let file = file.strip_prefix("of=").unwrap_or(file);
+                    self.made.push(file.to_owned());
                     if self.is_target(file, env)? {
                         self.step(place, fatal, Action::Write(shown(&format!("{name} {}", args.join(" ")))));
                     }

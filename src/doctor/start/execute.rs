@@ -93,10 +93,23 @@ impl Follower<'_, '_> {
             ));
         }
         let Some((path, program)) = self.image.files.program(name, search, &env.directory)? else {
+            if self.made.iter().any(|file| is_at_or_below(name, file)) {
+                return Ok(made(place, name));
+            }
             return Ok(fails(place, &missing(name, place == self.start.place)));
         };
         if program.entry.mode & 0o111 == 0 {
-            return Ok(fails(place, &format!("{path}: Permission denied")));
+            return Ok(fails(
+                place,
+                &match place == self.start.place {
+                    true => format!("exec: \"{name}\": permission denied"),
+                    false => format!("{path}: Permission denied"),
+                },
+            ));
+        }
+        if wrapper::supervises(base(&path)) {
+            self.step(place, true, Action::Exec { shown: path.clone(), program });
+            return Ok(unknown(place, format!("{path} executes what its own configuration names, which is not read")));
         }
         let head = files::head(&program, MAX_INTERPRETER)?;
         // What is called like a shell is taken for one.
@@ -137,7 +150,16 @@ impl Follower<'_, '_> {
         };
         match wrapped {
             Wrapped::Program if base(path) == "resty" => self.resty(program, args, env, place),
-            Wrapped::Program => Ok(runs(program)),
+            Wrapped::Program => {
+                for arg in args.iter().filter(|arg| !arg.starts_with('-') && !arg.contains([UNKNOWN, ' '])) {
+                    let search = env.variables.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+                    let found = self.image.files.program(arg, search, &env.directory)?;
+                    if found.is_some_and(|(_, found)| found.path == self.image.target) {
+                        return Ok(unknown(place, format!("whether and how {path} executes {arg} is not known")));
+                    }
+                }
+                Ok(runs(program))
+            }
             Wrapped::Command { env: variables, command } => {
                 for (name, value) in variables {
                     env.variables.insert(name, value);
@@ -200,6 +222,7 @@ impl Follower<'_, '_> {
         let found = if first.starts_with('/') { self.image.files.program(first, "", "/") } else { found };
         match found? {
             Some((script, file)) => self.run_script(&script, &file, rest, env, place),
+            None if self.made.iter().any(|file| is_at_or_below(first, file)) => Ok(made(place, first)),
             None => Ok(fails(place, &format!("{first}: No such file or directory"))),
         }
     }
@@ -273,6 +296,10 @@ impl Follower<'_, '_> {
         }
         self.execute(&[nginx], env, place)
     }
+}
+
+fn made(place: &str, path: &str) -> End {
+    unknown(place, format!("{path} is made by the script when it runs"))
 }
 
 fn runs(program: &Found) -> End {

@@ -26,6 +26,13 @@ impl Follower<'_, '_> {
     }
 
     fn fields(&mut self, word: &Word, frame: &mut Frame, env: &mut Env, fields: &mut Vec<String>) -> Result<()> {
+        // `"$@"` without arguments is no field, not an empty one.
+        if let [Part::Text { text, .. }, Part::Arguments { quoted: true, joined: false }] = &word[..]
+            && text.is_empty()
+            && frame.args.is_empty()
+        {
+            return Ok(());
+        }
         // `current` is there as soon as something is, even an empty quoted text.
         let mut current: Option<String> = None;
         for part in word {
@@ -140,6 +147,7 @@ impl Follower<'_, '_> {
             "#" => Some(frame.args.len().to_string()),
             "?" | "$" | "!" | "-" | "RANDOM" | "HOSTNAME" | "PPID" => Some(UNKNOWN.to_string()),
             "UID" | "EUID" => Some(self.user.uid.to_string()),
+            "BASH_SOURCE" => Some(frame.script.clone()),
             "PWD" => Some(env.directory.clone()),
             "HOME" if !env.variables.contains_key("HOME") => Some(UNKNOWN.to_string()),
             _ => match env.variables.get(name) {
@@ -180,6 +188,12 @@ impl Follower<'_, '_> {
                 let Some(value) = value else { return Ok(None) };
                 let pattern = self.expand_pattern(word, frame, env)?;
                 let front = matches!(operation, Operation::Prefix { .. });
+                // Each place to cut is tried, and each try looks through all of it.
+                let cost = value.len().saturating_mul(value.len()).saturating_mul(pattern.len());
+                self.fuel = self.fuel.saturating_sub(u32::try_from(cost >> 12).unwrap_or(u32::MAX));
+                if self.fuel == 0 {
+                    return Ok(Some(UNKNOWN.to_string()));
+                }
                 Some(trim(&value, &pattern, front, longest))
             }
         })

@@ -28,6 +28,8 @@ pub(super) const MAX_DEPTH: u32 = 20;
 const MAX_COMMANDS: u32 = 20_000;
 /// Ways through the scripts.
 const MAX_RUNS: usize = 64;
+/// Commands that all of them look at together.
+const MAX_ALL_COMMANDS: u32 = 100_000;
 
 /// Stands for text that cannot be known; no argument and no variable can hold it.
 pub(in crate::doctor) const UNKNOWN: char = '\0';
@@ -52,6 +54,8 @@ pub(in crate::doctor) enum Action {
     Child { steps: Vec<Step>, end: End },
     /// setcap(8) on the program; without a text, the capabilities are removed.
     SetCapabilities(Option<String>),
+    /// setcap(8) on a symbolic link to the program: as it is written.
+    SetCapabilitiesOfLink(String),
     /// chown(1) on the program, or on a directory above it and all that is in it.
     ChangeOwner(String),
     /// chown(1) on something else that the image has at this path.
@@ -109,7 +113,9 @@ pub(in crate::doctor) struct Image<'f, 'i> {
 pub(in crate::doctor) fn follow(image: &mut Image<'_, '_>, start: &Start) -> Result<(Vec<Run>, bool)> {
     let mut runs = Vec::new();
     let mut decisions = Vec::new();
+    let mut fuel = MAX_ALL_COMMANDS;
     loop {
+        let given = fuel.min(MAX_COMMANDS);
         let mut follower = Follower {
             image: Image { files: image.files, users: image.users, target: image.target.clone() },
             start,
@@ -117,21 +123,23 @@ pub(in crate::doctor) fn follow(image: &mut Image<'_, '_>, start: &Start) -> Res
             steps: Vec::new(),
             decisions,
             assumed: Vec::new(),
-            fuel: MAX_COMMANDS,
+            fuel: given,
             depth: 0,
             nesting: 0,
+            made: Vec::new(),
             failure: None,
         };
         let mut env = Env { variables: start.env.clone(), directory: start.directory.clone() };
         let end = follower.execute(&start.argv, &mut env, &start.place)?;
         decisions = follower.assumed.iter().map(|(_, taken)| *taken).collect();
+        fuel -= given - follower.fuel;
         runs.push(Run { steps: follower.steps, end, assumed: follower.assumed });
         while decisions.last() == Some(&true) {
             decisions.pop();
         }
         match decisions.last_mut() {
             None => return Ok((runs, false)),
-            Some(_) if runs.len() == MAX_RUNS => return Ok((runs, true)),
+            Some(_) if runs.len() == MAX_RUNS || fuel < MAX_COMMANDS => return Ok((runs, true)),
             Some(last) => *last = true,
         }
     }
@@ -155,6 +163,8 @@ pub(super) struct Follower<'f, 'i> {
     pub depth: u32,
     /// Commands that are inside each other.
     pub nesting: u32,
+    /// Files that scripts made so far, as far as their names are known.
+    pub made: Vec<String>,
     /// How the child that failed last did so.
     pub failure: Option<End>,
 }

@@ -171,6 +171,7 @@ impl Follower<'_, '_> {
     fn nested_command(&mut self, command: &Command, place: &str, frame: &mut Frame, env: &mut Env) -> Result<Flow> {
         for word in &command.writes {
             let path = self.expand_one(word, frame, env)?;
+            self.made.push(path.clone());
             if self.is_target(&path, env)? {
                 self.step(place, false, Action::Write(format!("> {path}")));
             }

@@ -15,7 +15,15 @@ fn program(name: &str, content: &[u8]) -> Vec<u8> {
 pub(in crate::doctor) fn layer(scripts: &[(&str, &str)]) -> Layer {
     const ELF: &[u8] = b"\x7fELF\x02\x01\x01";
     let mut frames = vec![dir("bin"), dir("etc"), dir("usr"), dir("usr/bin"), dir("usr/local"), dir("usr/local/bin")];
-    for name in ["bin/busybox", "usr/bin/perl", "usr/bin/env", "usr/bin/setcap", "usr/bin/su-exec", "usr/bin/tini"] {
+    for name in [
+        "bin/busybox",
+        "usr/bin/perl",
+        "usr/bin/env",
+        "usr/bin/setcap",
+        "usr/bin/su-exec",
+        "usr/bin/tini",
+        "usr/bin/supervisord",
+    ] {
         frames.push(program(name, ELF));
     }
     frames.extend([symlink("bin/sh", "busybox"), symlink("bin/bash", "/bin/busybox")]);
@@ -73,6 +81,7 @@ fn short(run: &Run) -> String {
                 Action::User(user) => format!("u {}", user.uid),
                 Action::Child { steps: inner, .. } => format!("{at}[{}]", all(inner).join(" ")),
                 Action::SetCapabilities(text) => format!("{at}cap {}", text.as_deref().map_or("-", |text| text)),
+                Action::SetCapabilitiesOfLink(_) => format!("{at}link"),
                 Action::ChangeOwner(_) => format!("{at}own"),
                 Action::ChangeOtherOwner(_) => format!("{at}other"),
                 Action::Write(_) => format!("{at}write"),
@@ -305,11 +314,18 @@ fn commands_are_followed() {
             "x sh 1[x env x env x perl x nginx] x nginx = nginx serves",
         ),
         (
-            "setcap -q cap_net_raw+ep /usr/local/bin/nginx; exec nginx",
+            "setcap -q cap_net_raw+ep /usr/local/openresty/nginx/sbin/nginx; exec nginx",
             &[],
             "x sh 1cap cap_net_raw+ep x nginx = nginx serves",
         ),
         ("setcap -r $(readlink -f /usr/local/bin/nginx)", &[], "x sh 1cap - = ends /entry.sh"),
+        // setcap(8) refuses symbolic links.
+        ("setcap cap_net_raw+ep $(which nginx)", &[], "x sh 1link = ends /entry.sh"),
+        (
+            "cd /usr/local/openresty/nginx/sbin; setcap cap_net_raw+ep nginx; setcap -r ../sbin/nginx",
+            &[],
+            "x sh 1cap cap_net_raw+ep 1cap - = ends /entry.sh",
+        ),
         ("setcap cap_net_raw+ep /bin/busybox", &[], "x sh = ends /entry.sh"),
         ("chown -R kong /usr/local/openresty", &[], "x sh 1own = ends /entry.sh"),
         ("chown -R kong: /usr/local/kong /usr/local/openresty/bin", &[], "x sh 1other = ends /entry.sh"),
@@ -329,6 +345,30 @@ fn commands_are_followed() {
         ("f() { f; }; f", &[], "x sh = ? /entry.sh:1: functions call each other without end"),
         ("a=(1 2)\nexec nginx", &[], EXEC),
         ("exec $UNSET", &[], "x sh = ends /entry.sh"),
+        ("exec \"$@\"", &[], "x sh = ends /entry.sh"),
+        ("[ $# = 1 ] || exec \"$BASH_SOURCE\" 1\nexec nginx", &[], EXEC),
+        ("if [ $# = 0 ]; then exec \"${BASH_SOURCE[0]}\" 1; fi; exec nginx", &[], EXEC),
+        ("exec nginx\r\n", &[], "x sh = nginx\r: not found"),
+        (
+            "cp /usr/local/bin/nginx /tmp/x\nexec /tmp/x",
+            &[],
+            "x sh = ? /entry.sh:2: /tmp/x is made by the script when it runs",
+        ),
+        (
+            "cat > /tmp/x <<E\nexec nginx\nE\nexec sh /tmp/x",
+            &[],
+            "x sh x sh = ? /entry.sh:4: /tmp/x is made by the script when it runs",
+        ),
+        (
+            "exec /usr/bin/perl -x nginx",
+            &[],
+            "x sh x perl = ? /entry.sh:1: whether and how /usr/bin/perl executes nginx is not known",
+        ),
+        (
+            "exec supervisord",
+            &[],
+            "x sh x supervisord = ? /entry.sh:1: /usr/bin/supervisord executes what its own configuration names, which is not read",
+        ),
         ("read cmd\nexec $cmd", &[], "x sh = ? /entry.sh:2: which program '…' is, is known only when it runs"),
         (
             "exec /mnt/x/run",

@@ -29,6 +29,30 @@ const TRANSPARENT: [(&str, &[&str]); 14] = [
     ("taskset", &[]),
 ];
 
+/// Whether `name` is a program that executes others as its configuration says, not its arguments.
+pub(super) fn supervises(name: &str) -> bool {
+    matches!(
+        name,
+        "supervisord"
+            | "s6-svscan"
+            | "s6-overlay-suexec"
+            | "preinit"
+            | "runsvdir"
+            | "runit"
+            | "runit-init"
+            | "my_init"
+            | "systemd"
+            | "openrc-init"
+            | "circusd"
+            | "monit"
+            | "dinit"
+            | "horust"
+            | "pebble"
+            | "overmind"
+            | "honcho"
+    )
+}
+
 /// Positional arguments in front of the command.
 fn positional(name: &str) -> usize {
     usize::from(matches!(name, "timeout" | "chrt" | "taskset"))
@@ -61,6 +85,7 @@ pub(super) fn unwrap(name: &str, args: &[String]) -> Result<Wrapped, String> {
             user_command(&value(args, &["-u", "--user"]).unwrap_or_else(|| "root".to_owned()), rest)
         }
         "setpriv" => setpriv(args),
+        "capsh" | "unshare" | "nsenter" | "bwrap" => Err(format!("{name} changes what it may do")),
         "chroot" => chroot(args),
         "su" | "runuser" => su(args),
         _ => Ok(Wrapped::Program),

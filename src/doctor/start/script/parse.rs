@@ -100,7 +100,7 @@ impl Reader {
     pub(super) fn blanks(&mut self) {
         loop {
             match self.peek() {
-                Some(' ' | '\t' | '\r') => self.at += 1,
+                Some(' ' | '\t') => self.at += 1,
                 Some('\\') if self.eat("\\\n") => {}
                 Some('#') => {
                     while self.peek().is_some_and(|c| c != '\n') {

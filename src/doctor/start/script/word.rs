@@ -68,7 +68,7 @@ impl Reader {
             match c {
                 '"' if end == End::Quote => break,
                 '}' if matches!(end, End::Brace(_)) => break,
-                _ if end == End::Word && (c.is_whitespace() || ";&|()".contains(c)) => break,
+                _ if end == End::Word && (matches!(c, ' ' | '\t' | '\n') || ";&|()".contains(c)) => break,
                 '<' | '>' if end == End::Word => {
                     if !(self.looks_at("<(") || self.looks_at(">(")) {
                         break;
@@ -206,6 +206,9 @@ impl Reader {
         }
         if name.is_empty() {
             return Err(self.trouble("'${' without a name"));
+        }
+        if name == "BASH_SOURCE" {
+            self.eat("[0]");
         }
         if matches!(name.as_str(), "@" | "*") && self.looks_at("}") && !length {
             return Ok(Part::Arguments { quoted, joined: name == "*" });
