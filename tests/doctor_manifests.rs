@@ -136,3 +136,38 @@ fn manifests_that_cannot_be_judged_are_refused() {
     let report = run(["doctor", &image, "--json", "-f", &two, "-f", &testdata("k8s/cronjob.yaml")]).json();
     assert_eq!(report["images"][0]["containers"].as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn what_the_manifests_settle_is_not_noted() {
+    let patched = Patched::new();
+    let pod = |more: &str| {
+        format!(
+            "kind: Pod\nmetadata: {{name: k}}\nspec: {{containers: [{{name: k, image: registry.example.com/team/kong:1{more}}}]}}\n"
+        )
+    };
+    let notes = |text: &str| -> Vec<String> {
+        let (_, said) = patched.look(&patched.write(text));
+        let codes = said["findings"].as_array().unwrap().iter().map(|finding| finding["code"].as_str().unwrap());
+        codes.filter(|code| ["writable", "named-user"].contains(code)).map(str::to_owned).collect()
+    };
+    let settled = ", securityContext: {runAsUser: 1000, readOnlyRootFilesystem: true}";
+    assert_eq!(notes(&pod("")), ["named-user", "writable"]);
+    assert!(notes(&pod(settled)).is_empty());
+    assert_eq!(notes(&format!("{}---\n{}", pod(settled), pod(""))), ["named-user", "writable"]);
+}
+
+#[test]
+fn kinds_that_are_not_known_are_said() {
+    let patched = Patched::new();
+    let containers = "containers: [{name: k, image: registry.example.com/team/kong:1}]";
+    let pod = format!("kind: Pod\nmetadata: {{name: k}}\nspec: {{{containers}}}\n");
+    let service = format!(
+        "---\napiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {{name: s}}\nspec: {{template: {{spec: {{{containers}}}}}}}\n"
+    );
+    let (code, said) = patched.look(&patched.write(&format!("{pod}{service}")));
+    assert_eq!(code, 0);
+    let place = finding(&said, "kind-not-read")["place"].as_str().unwrap();
+    assert!(place.ends_with("manifest.yaml:8"), "{place}");
+    let file = patched.write(&service);
+    fails(5, &["manifest.yaml:5", "Service is no kind"], ["doctor", &patched.image(), "-f", &file]);
+}

@@ -145,7 +145,10 @@ fn examine_files(
         said = of_manifests(&facts, options, manifests, &all);
         all.extend(said.iter().cloned());
     }
-    all.extend(checks::image(&facts, files)?);
+    let image = checks::image(&facts, files)?;
+    all.extend(
+        image.into_iter().filter(|finding| !manifests.is_some_and(|found| is_settled(finding, &found.containers))),
+    );
     let mut unique: Vec<Finding> = Vec::new();
     for finding in all {
         if !unique
@@ -192,6 +195,17 @@ fn with_reason(finding: Finding, reasons: &[Finding]) -> Finding {
     match reasons.iter().find(|reason| reason.code == finding.code) {
         Some(Finding { why, fix, .. }) => Finding { why: why.clone(), fix: fix.clone().or(finding.fix), ..finding },
         None => finding,
+    }
+}
+
+/// Whether a note about the image is answered by all `containers` that run it.
+fn is_settled(finding: &Finding, containers: &[Container]) -> bool {
+    let mut serving = containers.iter().filter(|container| container.role == Role::Main);
+    match finding.code {
+        "writable" => containers.iter().all(|container| container.read_only),
+        "named-user" => containers.iter().all(|container| container.user.is_some()),
+        "listen-high" => serving.all(|container| container.env.iter().any(|variable| variable.name == finding.place)),
+        _ => false,
     }
 }
 

@@ -6,7 +6,7 @@ use super::container::{Command, Container};
 use super::facts::{Facts, Listen};
 use super::files::Files;
 use super::outcome::{Cause, Outcome, Walk};
-use super::start::{Action, End, Image, Run, Start, UNKNOWN, follow, is_at_or_below};
+use super::start::{Action, End, Image, Run, Start, UNKNOWN, Ways, follow, is_at_or_below};
 use super::users::User;
 use crate::capability::Process;
 use crate::error::Result;
@@ -71,7 +71,7 @@ fn user(facts: &Facts, container: &Container) -> Result<User, String> {
 }
 
 /// Starts that were followed, and their runs: many containers start alike.
-pub(super) type Followed = Vec<(Start, (Vec<Run>, bool))>;
+pub(super) type Followed = Vec<(Start, Ways)>;
 
 pub(super) fn judge(
     facts: &Facts,
@@ -122,7 +122,7 @@ pub(super) fn outcome(
     container: &Container,
     start: &Start,
     listen: &Listen,
-) -> Result<(Outcome, (Vec<Run>, bool), Option<String>)> {
+) -> Result<(Outcome, Ways, Option<String>)> {
     let known = followed.iter().find(|(known, _)| known == start).map(|(_, runs)| runs.clone());
     let (runs, more) = match known {
         Some(known) => known,

@@ -174,7 +174,9 @@ pub fn read(manifests: &[Manifest], image: &str, is_image: impl Fn(&str) -> bool
     let cluster = Cluster { configs: configs(&objects), namespaces: namespaces(&objects) };
     for object in &objects {
         match object.text_at(&["kind"]) {
-            Some("Service") if found.services.len() < MAX_CONTAINERS => found.services.extend(service::read(object)),
+            Some("Service") if !is_custom(object) && found.services.len() < MAX_CONTAINERS => {
+                found.services.extend(service::read(object))
+            }
             _ => pod::read(object, &cluster, &mut images, &mut found, &mut budget)?,
         }
     }
@@ -182,6 +184,9 @@ pub fn read(manifests: &[Manifest], image: &str, is_image: impl Fn(&str) -> bool
     compose::read(composes, &mut images, &mut found, &mut budget)?;
     values::read(values, &mut images, &mut found, &mut budget)?;
     if found.containers.is_empty() {
+        if let Some(unread) = found.findings.iter().find(|finding| finding.code == pod::NOT_READ) {
+            return Err(Error::content(format!("{}: {}", unread.place, unread.what)));
+        }
         return Err(nothing(image, &images, has_values));
     }
     Ok(found)
@@ -192,6 +197,11 @@ fn parse(manifest: &Manifest) -> Result<Stream> {
         // The hint of `k8s` is about edits.
         if manifest.text.contains("{{") { error.hint(RENDER) } else { error }
     })
+}
+
+/// Whether an object is of an API group that has a domain of its own: Knative has a `Service` too.
+fn is_custom(object: &Tree<'_>) -> bool {
+    object.text_at(&["apiVersion"]).is_some_and(|version| version.contains('/'))
 }
 
 const RENDER: &str = "render the chart first: helm template … | capatch doctor IMAGE -f -";

@@ -12,6 +12,9 @@ use crate::doctor::{Command, Container, Finding, Level, Role};
 use crate::error::Result;
 use crate::kubernetes::{LISTS, POD_TEMPLATES};
 
+/// A container of the image in an object of another kind.
+pub(super) const NOT_READ: &str = "kind-not-read";
+
 /// The objects of all manifests that belong together.
 pub(super) struct Cluster<'t, 'a> {
     pub(super) configs: ConfigMaps<'t, 'a>,
@@ -43,6 +46,27 @@ pub(super) struct Member<'t, 'a> {
     pub(super) path: String,
 }
 
+/// Where an object names the image.
+fn image_in(tree: &Tree<'_>, images: &mut Images<'_>) -> Result<Option<String>> {
+    for (key, value) in tree.entries() {
+        if key == "image"
+            && let Some(image) = value.text()
+            && images.is_meant(image, value)?
+        {
+            return Ok(Some(value.place()));
+        }
+        if let Some(place) = image_in(value, images)? {
+            return Ok(Some(place));
+        }
+    }
+    for item in tree.items() {
+        if let Some(place) = image_in(item, images)? {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
+}
+
 /// Takes what uses the image out of an object.
 pub(super) fn read(
     object: &Tree<'_>,
@@ -52,7 +76,23 @@ pub(super) fn read(
     budget: &mut Budget,
 ) -> Result<()> {
     let kind = object.text_at(&["kind"]).unwrap_or_default();
-    let Some((_, keys)) = POD_TEMPLATES.iter().find(|(name, _)| *name == kind) else { return Ok(()) };
+    let Some((_, keys)) = POD_TEMPLATES.iter().find(|(name, _)| *name == kind) else {
+        if !matches!(kind, "ConfigMap" | "Secret")
+            && let Some(place) = image_in(object, images)?
+        {
+            found.findings.push(Finding {
+                code: NOT_READ,
+                level: Level::Warning,
+                place,
+                what: format!(
+                    "what becomes of the container there is not told: {kind} is no kind of object that is known here"
+                ),
+                why: "where other kinds have their pods, only their own controllers know".to_owned(),
+                fix: None,
+            });
+        }
+        return Ok(());
+    };
     let mut refusal = None;
     let mut template = object;
     for key in *keys {

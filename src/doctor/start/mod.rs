@@ -109,8 +109,11 @@ pub(in crate::doctor) struct Image<'f, 'i> {
     pub target: Vec<u8>,
 }
 
-/// All ways from `start` on; the second value is whether there are more.
-pub(in crate::doctor) fn follow(image: &mut Image<'_, '_>, start: &Start) -> Result<(Vec<Run>, bool)> {
+/// Ways through the start chain, and whether there are more.
+pub(in crate::doctor) type Ways = (Vec<Run>, bool);
+
+/// All ways from `start` on.
+pub(in crate::doctor) fn follow(image: &mut Image<'_, '_>, start: &Start) -> Result<Ways> {
     let mut runs = Vec::new();
     let mut decisions = Vec::new();
     let mut fuel = MAX_ALL_COMMANDS;
