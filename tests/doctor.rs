@@ -151,6 +151,14 @@ fn verdicts_come_first() {
         (root(of(&format!("#!/bin/sh\nchown -R kong /usr/local/openresty\n{exec}\n"))), "starts and binds 80 and 443 as uid 0".to_owned()),
         (root(of(&format!("#!/bin/sh\nchown -R kong /usr/local/openresty\nexec su-exec kong {NGINX}\n"))), denied.to_owned()),
         (of(&format!("#!/bin/sh\nexec su-exec root {NGINX}\n")), "will not start: cannot become user root: Operation not permitted".to_owned()),
+        (
+            of(PLAIN).layer([file("docker-entrypoint.sh", PLAIN).mode(0o700)]),
+            "will not start: exec: \"/docker-entrypoint.sh\": permission denied".to_owned(),
+        ),
+        (
+            of("#!/bin/sh\nexec nginx\n").layer([dir("usr/local/openresty").mode(0o750)]),
+            "will not start: /usr/bin/nginx: Permission denied".to_owned(),
+        ),
         (of("#!/bin/bash\n"), "will not start: exec /docker-entrypoint.sh: no such file or directory (its interpreter /bin/bash is not in the image)".to_owned()),
         (of("exec nginx\n"), "will not start: exec /docker-entrypoint.sh: exec format error".to_owned()),
         (of("#!/bin/sh\nset -e\nkong-migrate\nexec nginx\n"), "will not start: kong-migrate: not found".to_owned()),

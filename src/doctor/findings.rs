@@ -151,7 +151,11 @@ fn explain(facts: &Facts, image: &str, container: &Container, cause: &Cause) -> 
                 "volumeMounts:\n- name: prefix\n  mountPath: {prefix}  # with volumes: [{{name: prefix, emptyDir: {{}}}}] in the pod"
             )),
         ),
-        Cause::Missing => ("not-executable", "what is to be executed is not there, or is no program".to_owned(), None),
+        Cause::Missing => (
+            "not-executable",
+            "what is to be executed is not there, is no program, or not one that its user may execute".to_owned(),
+            None,
+        ),
         Cause::Listen => {
             ("listen-value", "Kong refuses to start with a listen value that it does not understand".to_owned(), None)
         }

@@ -74,14 +74,26 @@ impl Users {
 impl User {
     /// Whether it may write what has this owner, group and mode: path_resolution(7), without capabilities.
     pub(super) fn may_write(&self, owner: u64, group: u64, mode: u32) -> bool {
-        let bit = if u64::from(self.uid) == owner {
-            0o200
+        self.class(owner, group, mode) & 0o2 != 0
+    }
+
+    /// Whether it may execute a file, or search a directory; root may if anybody may (`CAP_DAC_OVERRIDE`).
+    pub(super) fn may_execute(&self, owner: u64, group: u64, mode: u32) -> bool {
+        match self.uid {
+            0 => mode & 0o111 != 0,
+            _ => self.class(owner, group, mode) & 0o1 != 0,
+        }
+    }
+
+    /// The three bits of `mode` that count for it.
+    fn class(&self, owner: u64, group: u64, mode: u32) -> u32 {
+        if u64::from(self.uid) == owner {
+            mode >> 6
         } else if u64::from(self.gid) == group || self.groups.iter().any(|gid| u64::from(*gid) == group) {
-            0o020
+            mode >> 3
         } else {
-            0o002
-        };
-        mode & bit != 0
+            mode
+        }
     }
 }
 
@@ -134,6 +146,11 @@ mod tests {
             (0, 0, 0o757, true),
         ] {
             assert_eq!(kong.may_write(owner, group, mode), expected, "{owner}:{group} {mode:o}");
+            // The bits to execute are one place further.
+            assert_eq!(kong.may_execute(owner, group, mode >> 1), expected, "{owner}:{group} {mode:o}");
+        }
+        for (mode, expected) in [(0o700, true), (0o001, true), (0o644, false)] {
+            assert_eq!(users().resolve("0").unwrap().may_execute(1337, 1000, mode), expected, "{mode:o}");
         }
     }
 }

@@ -8,6 +8,7 @@ use super::wrapper::{self, Wrapped};
 use super::{
     Action, DEFAULT_PATH, End, Env, Follower, MAX_DEPTH, Step, UNKNOWN, base, fails, is_at_or_below, shown, unknown,
 };
+use crate::archive::entry::Entry;
 use crate::archive::path;
 use crate::capability::XATTR;
 use crate::doctor::files;
@@ -98,7 +99,7 @@ impl Follower<'_, '_> {
             }
             return Ok(fails(place, &missing(name, place == self.start.place)));
         };
-        if program.entry.mode & 0o111 == 0 {
+        if !self.may_execute(&program) {
             return Ok(fails(
                 place,
                 &match place == self.start.place {
@@ -128,6 +129,13 @@ impl Follower<'_, '_> {
             return Ok(End::Runs { path: path::show(&program.path), serves: entrypoint::nginx_serves(&argv[1..]) });
         }
         self.go_on(&path, &program, argv, env, place)
+    }
+
+    /// Whether the user may execute it where it is: path_resolution(7).
+    fn may_execute(&self, program: &Found) -> bool {
+        let above = program.parents.iter().map(|parent| &parent.entry);
+        let may = |entry: &Entry| self.user.may_execute(entry.uid, entry.gid, entry.mode);
+        may(&program.entry) && (self.user.uid == 0 || above.into_iter().all(may))
     }
 
     /// What a program does that executes another one.
