@@ -66,11 +66,13 @@ fn explain(facts: &Facts, image: &str, container: &Container, cause: &Cause) -> 
     let file = if facts.profile.files.first().is_some_and(|paths| paths.contains(&facts.asked.as_str())) {
         String::new()
     } else {
-        format!(" --file {}", facts.asked)
+        format!(" --file {}", shell_word(&facts.asked))
     };
     let profile =
         if facts.profile.name == "kong" { String::new() } else { format!(" --profile {}", facts.profile.name) };
-    let patch = |options: &str| Some(format!("capatch patch {image} {}{options}{profile}{file}", destination(image)));
+    let patch = |options: &str| {
+        Some(format!("capatch patch {} {}{options}{profile}{file}", shell_word(image), shell_word(&destination(image))))
+    };
     let yaml = |text: &str| Some(text.to_owned());
     match cause {
         Cause::NoCapability => (
@@ -172,11 +174,35 @@ fn explain(facts: &Facts, image: &str, container: &Container, cause: &Cause) -> 
     }
 }
 
+/// `text` as one word of a shell.
+fn shell_word(text: &str) -> String {
+    match text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-:@+,=%".contains(c)) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// A name for the patched image, to be changed by the user.
 fn destination(image: &str) -> String {
     let name = image.split('@').next().unwrap_or(image);
     match name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
         Some((_, tag)) if !tag.is_empty() => format!("{name}-lowport"),
         _ => format!("{name}:lowport"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shell_word;
+
+    #[test]
+    fn a_pasted_command_has_the_words_that_were_meant() {
+        for (text, expected) in [
+            ("registry.example.com:5000/kong:3.9@sha256:0", "registry.example.com:5000/kong:3.9@sha256:0"),
+            ("/opt/my app", "'/opt/my app'"),
+            ("a'$(b)", r"'a'\''$(b)'"),
+        ] {
+            assert_eq!(shell_word(text), expected);
+        }
     }
 }
