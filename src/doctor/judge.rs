@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use super::container::{Command, Container};
 use super::facts::{Facts, Listen};
 use super::files::Files;
-use super::outcome::{Cause, Outcome, Walk};
+use super::outcome::{Cause, Outcome};
 use super::start::{Action, End, Image, Run, Start, UNKNOWN, Ways, follow, is_at_or_below};
 use super::users::User;
+use super::walk::{NODE_PORT_START, Walk};
 use crate::capability::Process;
 use crate::error::Result;
 use crate::kong::listen;
@@ -202,9 +203,7 @@ fn ports(facts: &Facts, env: &BTreeMap<String, String>, listen: &Listen) -> Vec<
     if facts.profile.version_env == Some("KONG_VERSION") {
         for name in OTHER_LISTENERS {
             let listeners = env.get(name).and_then(|value| listen::parse(value, None).ok()).unwrap_or_default();
-            ports.extend(
-                listeners.iter().map(|listener| listener.port).filter(|port| *port < super::outcome::NODE_PORT_START),
-            );
+            ports.extend(listeners.iter().map(|listener| listener.port).filter(|port| *port < NODE_PORT_START));
         }
     }
     if ports.is_empty() && listen.variable.is_none() {

@@ -24,6 +24,7 @@ mod provenance;
 pub mod reasons;
 mod start;
 mod users;
+mod walk;
 mod ways;
 
 use serde::Serialize;
