@@ -64,9 +64,7 @@ pub async fn resolve(place: &Place, reference: &Reference) -> Result<Root> {
         return Err(error.hint("check the name and the tag; a private repository also looks like this without a login"));
     }
     if let Place::Containerd(containerd, repository) = place {
-        let target = reference.target().cloned().unwrap_or_else(|| Target::Tag("latest".to_owned()));
-        let name = Reference::Registry { repository: repository.clone(), target: Some(target) };
-        return Err(containerd.no_image(&name.to_string()).await);
+        return Err(containerd.no_image(&repository.image(reference.target())).await);
     }
     let names = place.names().await.unwrap_or_default();
     Err(match (names.as_slice(), place) {

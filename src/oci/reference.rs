@@ -120,6 +120,10 @@ impl Reference {
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // A host called `oci` is no transport.
+            Reference::Registry { repository, .. } if is_transport(&repository.registry) => {
+                write!(f, "docker://{repository}")?;
+            }
             Reference::Registry { repository, .. } => write!(f, "{repository}")?,
             Reference::Layout { path, .. } => write!(f, "oci:{}", path.display())?,
             Reference::Archive { format, path, .. } => write!(f, "{}:{}", format.transport(), path.display())?,
@@ -132,6 +136,12 @@ impl fmt::Display for Reference {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a registry of this host, with its port, would be read as a place of another kind.
+fn is_transport(host: &str) -> bool {
+    let name = host.split_once(':').map_or("", |(name, _)| name);
+    matches!(name, "oci" | "oci-archive" | "docker-archive" | "containerd" | "docker-daemon")
 }
 
 /// Places of other tools that a user may try.
@@ -263,6 +273,9 @@ mod tests {
             ("oci:d:docker.io/library/kong:3.9", "oci:d:docker.io/library/kong:3.9"),
             ("docker:27", "docker.io/library/docker:27"),
             ("docker:5000/x", "docker:5000/x"),
+            ("docker://oci:5000/x:1", "docker://oci:5000/x:1"),
+            ("OCI-archive:5000/x", "docker://oci-archive:5000/x"),
+            ("docker://oci.example:5000/x", "oci.example:5000/x"),
             ("oci-archive:-", "oci-archive:-"),
             ("oci-archive:f.tar:3.9", "oci-archive:f.tar:3.9"),
             ("oci-archive:a/f.tar:kong:3.9", "oci-archive:a/f.tar:kong:3.9"),
@@ -270,7 +283,9 @@ mod tests {
             ("containerd:kong:3.9", "containerd:docker.io/library/kong:3.9"),
             ("docker-daemon:localhost:5000/kong", "docker-daemon:localhost:5000/kong"),
         ] {
-            assert_eq!(typed.parse::<Reference>().unwrap().to_string(), normal, "{typed}");
+            let reference = typed.parse::<Reference>().unwrap();
+            assert_eq!(reference.to_string(), normal, "{typed}");
+            assert_eq!(normal.parse(), Ok(reference), "{typed}");
         }
         let both = format!("kong:3.9@sha256:{HEX}");
         assert_eq!(both.parse::<Reference>().unwrap().to_string(), format!("docker.io/library/kong@sha256:{HEX}"));

@@ -26,6 +26,18 @@ pub struct Repository {
     pub path: String,
 }
 
+impl Repository {
+    /// The whole name of an image, as container engines know it: `REPOSITORY:TAG` or `REPOSITORY@DIGEST`; without a
+    /// target it is `latest`.
+    pub fn image(&self, target: Option<&Target>) -> String {
+        match target {
+            Some(Target::Tag(tag)) => format!("{self}:{tag}"),
+            Some(Target::Digest(digest)) => format!("{self}@{digest}"),
+            None => format!("{self}:latest"),
+        }
+    }
+}
+
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.registry, self.path)

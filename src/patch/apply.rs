@@ -200,8 +200,7 @@ async fn push_manifests(route: &Route<'_>, untouched: &[Node], new: &[(Descripto
 /// What the source is called wherever it is read: a registry name, and never a path of this machine.
 fn base_name(source: &Reference) -> Option<String> {
     let (repository, target) = source.name()?;
-    let target = target.unwrap_or_else(|| Target::Tag("latest".to_owned()));
-    Some(Reference::Registry { repository, target: Some(target) }.to_string())
+    Some(repository.image(target.as_ref()))
 }
 
 /// How what the destination tag holds stands to what we would put there.

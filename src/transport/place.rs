@@ -129,11 +129,7 @@ impl Place {
                 (Some(descriptor.media_type), bytes, Some(descriptor.digest))
             }
             Place::Containerd(containerd, repository) => {
-                let name = Reference::Registry {
-                    repository: repository.clone(),
-                    target: Some(target.unwrap_or(&latest).clone()),
-                };
-                let (claimed, digest) = match (containerd.image(&name.to_string()).await?, pinned) {
+                let (claimed, digest) = match (containerd.image(&repository.image(target)).await?, pinned) {
                     (Some(descriptor), _) => (Some(descriptor.media_type), descriptor.digest),
                     (None, Some(digest)) => (None, digest),
                     (None, None) => return Ok(None),

@@ -12,7 +12,7 @@ use super::file::Source;
 use super::write::Pending;
 use crate::blob::Spool;
 use crate::error::{Error, Result};
-use crate::oci::reference::{Reference, Repository, Target};
+use crate::oci::reference::{Repository, Target};
 use crate::transport::ByteStream;
 use crate::transport::docker::Engine;
 
@@ -62,8 +62,7 @@ impl Attached {
 
     /// The whole name, as the engine knows it.
     pub(super) fn name(&self, target: Option<&Target>) -> String {
-        let target = target.cloned().unwrap_or_else(|| Target::Tag("latest".to_owned()));
-        Reference::Registry { repository: self.repository.clone(), target: Some(target) }.to_string()
+        self.repository.image(target)
     }
 }
 
