@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use capatch::copy::{self, Memory, Route};
 use capatch::error::Result;
@@ -17,8 +17,7 @@ use capatch::progress::{Progress, Silent};
 use capatch::transport::registry::{Client, Options};
 use capatch::transport::{Place, Transports, containerd};
 use capatch::validate::{Subject, verify};
-use capatch_fuzz::common::image::leftovers;
-use capatch_fuzz::{directory, is_printable, tars};
+use capatch_fuzz::{directory, is_printable, settle, tars};
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -138,11 +137,7 @@ fuzz_target!(|data: &[u8]| {
             }
         }
     });
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !leftovers(&root.join("out")).is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", leftovers(&root.join("out")));
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    settle(runtime, &root.join("out"));
     assert_eq!(surroundings(root), before);
     let _ = fs::remove_dir_all(root.join("out"));
 });

@@ -3,11 +3,10 @@
 #![no_main]
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use capatch::oci::reference::Target;
 use capatch::transport::layout::Layout;
-use capatch_fuzz::common::image::{hex, leftovers};
+use capatch_fuzz::common::image::hex;
 use capatch_fuzz::is_printable;
 use capatch_fuzz::net::{REPOSITORY, Script, TAG, WORLD};
 use libfuzzer_sys::fuzz_target;
@@ -31,12 +30,7 @@ fuzz_target!(|script: Script| {
     let outcome = world.copy(&source, &format!("oci:{}:{TAG}", path.display()));
     world.nothing_leaked(80 + PER_STEP * script.steps.len());
 
-    // What another blob was being written to goes when its writer notices.
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !leftovers(&path).is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", leftovers(&path));
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    world.settle(&path);
     let found = Layout::new(&path).resolve(Some(&Target::Tag(TAG.into()))).unwrap();
     match outcome {
         Err(error) => {

@@ -8,8 +8,12 @@ pub mod net;
 pub mod tars;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use common::image::leftovers;
 
 /// The first line of `data` as text, and the rest: how most seeds are written.
 pub fn first_line(data: &[u8]) -> Option<(&str, &[u8])> {
@@ -24,6 +28,17 @@ pub fn directory() -> TempDir {
         _ => tempfile::tempdir(),
     }
     .unwrap()
+}
+
+/// Waits for the writers of other blobs to notice that the copy failed; fails if one leaves its temporary file behind. Their
+/// content comes from tasks, which stand still unless the runtime runs.
+#[track_caller]
+pub fn settle(runtime: &Runtime, layout: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !leftovers(layout).is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", leftovers(layout));
+        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+    }
 }
 
 /// Fails if a message could drive a terminal.

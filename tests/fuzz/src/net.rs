@@ -3,6 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use tokio::runtime::Runtime;
 use crate::common::image::{Content, Image, Index, Packing};
 use crate::common::registry::{Auth, Bearer, Ending, Registry, Reply, Request};
 use crate::common::tar::{self, dir, file};
-use crate::directory;
+use crate::{directory, settle};
 
 pub const REPOSITORY: &str = "team/app";
 pub const TAG: &str = "1";
@@ -284,6 +285,11 @@ impl World {
             let route = Route { from: &from, source: &source, to: &to, destination: &destination };
             copy::image(&route, &options, &progress).await
         })
+    }
+
+    /// As [`settle`].
+    pub fn settle(&self, layout: &Path) {
+        settle(&self.runtime, layout);
     }
 
     /// Fails if anybody but the registry learned anything, or if it was asked more often than `limit` times.
