@@ -99,7 +99,9 @@ async fn verified(reference: &Reference, transports: &Transports) -> Result<Vec<
         );
     }
     let progress: Arc<dyn Progress> = Arc::new(Silent);
-    verify(Subject { place: &place, root: &root }, None, Limits::default(), &progress).await.map(|report| report.findings)
+    verify(Subject { place: &place, root: &root }, None, Limits::default(), &progress)
+        .await
+        .map(|report| report.findings)
 }
 
 fuzz_target!(|data: &[u8]| {

@@ -265,7 +265,8 @@ impl World {
             ..Options::default()
         })?;
         let socket = containerd::Options { address: path("none"), namespace: "none".into() };
-        let transports = Transports { registries, containerd: socket, docker: String::new(), limits: Limits::default() };
+        let transports =
+            Transports { registries, containerd: socket, docker: String::new(), limits: Limits::default() };
         let (source, destination): (Reference, Reference) = (source.parse()?, destination.parse()?);
         let (from, to) = (Place::of(&source, &transports)?, Place::of(&destination, &transports)?.for_push(&source));
         let options = copy::Options {
