@@ -1,5 +1,7 @@
 //! A resolved image, and the tree of manifests below an index.
 
+use std::io::Read;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
@@ -13,6 +15,7 @@ use crate::oci::manifest::{Document, Index, Manifest};
 use crate::oci::media_type::Kind;
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, Target};
+use crate::progress::{Progress, WatchedReader};
 use crate::transport::{Place, Root};
 
 /// Indexes inside each other (faults.md C17).
@@ -186,6 +189,16 @@ impl Image {
         let pairs = self.manifest.layers.iter().cloned().zip(self.config.diff_ids()?);
         Ok(pairs.map(|(descriptor, diff_id)| LayerSource { descriptor, diff_id }).collect())
     }
+}
+
+/// The raw blob of a layer; `progress` is told how much was read.
+pub async fn layer(
+    place: &Place,
+    descriptor: &Descriptor,
+    progress: &Arc<dyn Progress>,
+) -> Result<WatchedReader<Box<dyn Read + Send>>> {
+    let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
+    Ok(WatchedReader::new(place.reader(descriptor).await?, bar))
 }
 
 impl Node {

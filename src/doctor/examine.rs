@@ -14,13 +14,13 @@ use super::start::{Action, End, Run, Step};
 use super::walk::NODE_PORT_START;
 use super::{Finding, Level, checks, findings, pod_checks, provenance, ways};
 use crate::error::{Error, Result};
-use crate::image::{Image, Node};
+use crate::image::{self, Image, Node};
 use crate::kong::ports::low_ports;
 use crate::limits::Limits;
 use crate::oci::config::ImageConfig;
 use crate::oci::platform::Platform;
 use crate::profile::Profile;
-use crate::progress::{Progress, WatchedReader};
+use crate::progress::Progress;
 use crate::transport::{Place, blocking};
 
 /// What to look at.
@@ -92,8 +92,7 @@ pub async fn examine(
         let open: Open<'_> = Box::new(move |layer| {
             let descriptor =
                 descriptors.get(layer).ok_or_else(|| Error::failed("internal error: there is no such layer"))?;
-            let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
-            Ok(Box::new(WatchedReader::new(handle.block_on(place.reader(descriptor))?, bar)))
+            Ok(Box::new(handle.block_on(image::layer(&place, descriptor, &progress))?))
         });
         let mut files = Files::new(layers, options.limits, open);
         examine_files(&mut files, &source.config, &source.platform, &options, manifests.as_deref())

@@ -9,13 +9,13 @@ use crate::archive::path;
 use crate::blob::Spool;
 use crate::capability::{FileCapabilities, XATTR};
 use crate::error::{Error, Kind, Result};
-use crate::image::Image;
+use crate::image::{self, Image};
 use crate::layer::build::{Addition, BuiltLayer, build};
 use crate::layer::lookup::{FindError, Found, Stack};
 use crate::oci::digest::Digest;
 use crate::oci::media_type::Compression;
 use crate::patch::{Asked, Options, elf};
-use crate::progress::{Progress, WatchedReader};
+use crate::progress::Progress;
 use crate::transport::Place;
 
 /// What would change in one file.
@@ -72,9 +72,7 @@ pub(super) fn patch_files(
     };
     let handle = tokio::runtime::Handle::current();
     let mut stack = Stack::new(image.layers()?, options.limits, &options.layers, |layer| {
-        let descriptor = descriptor(layer)?;
-        let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
-        Ok(WatchedReader::new(handle.block_on(place.reader(descriptor))?, bar))
+        handle.block_on(image::layer(place, descriptor(layer)?, progress))
     });
     stack.expect(asked.iter().flat_map(Asked::paths).map(String::as_bytes));
     let mut result = PatchedFiles { files: Vec::new(), layer: None, warnings: Vec::new() };

@@ -21,7 +21,7 @@ use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::media_type::Kind;
 use crate::patch::Record;
-use crate::progress::{Progress, WatchedReader};
+use crate::progress::Progress;
 use crate::transport::{Place, Root, blocking};
 
 pub use base::Change;
@@ -127,8 +127,7 @@ async fn apply(
     progress: &Arc<dyn Progress>,
 ) -> Result<Tree> {
     for LayerSource { descriptor, diff_id } in layers {
-        let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
-        let reader = WatchedReader::new(place.reader(&descriptor).await?, bar);
+        let reader = image::layer(place, &descriptor, progress).await?;
         tree = blocking(move || {
             tree.apply(reader, &descriptor, &diff_id, detail)?;
             Ok(tree)
