@@ -13,21 +13,22 @@ use crate::oci::digest::Digest;
 const MAX_SCANS: u64 = 16 << 20;
 /// Bytes of files in temporary files that may be kept, and of layers likewise.
 const MAX_FILES: u64 = 1 << 30;
+/// Bytes that an empty slot takes, about.
+const SLOT: u64 = 512;
 /// What a file counts at least: it is open.
 const MIN_FILE: u64 = 8 << 20;
 
 /// What a run keeps of layers. Clones share it; a new one is empty.
 #[derive(Clone, Default)]
-pub struct Cache(Arc<Mutex<Kept>>);
+pub struct Cache(Arc<Mutex<Contents>>);
 
 #[derive(Default)]
-struct Kept {
+struct Contents {
     scans: HashMap<(Digest, u64, Digest), Slot>,
     bytes: u64,
     files: u64,
     /// By diff ID.
     built: HashMap<Digest, BuiltLayer>,
-    built_files: u64,
 }
 
 /// Held by who reads a layer; afterwards it has what came of it.
@@ -37,43 +38,45 @@ impl Cache {
     /// The slot of a layer.
     pub(super) fn slot(&self, layer: &LayerSource) -> Slot {
         let key = (layer.descriptor.digest.clone(), layer.descriptor.size, layer.diff_id.clone());
-        let mut kept = self.kept();
-        kept.bytes += 512;
-        kept.scans.entry(key).or_default().clone()
+        let mut contents = self.contents();
+        if let Some(slot) = contents.scans.get(&key) {
+            return slot.clone();
+        }
+        contents.bytes += SLOT;
+        contents.scans.entry(key).or_default().clone()
     }
 
     /// Says that `index` is in a slot now. What is too much is forgotten as a whole: that costs time only.
     pub(super) fn count(&self, index: &Index) {
-        let mut kept = self.kept();
-        kept.bytes = kept.bytes.saturating_add(index.memory());
-        kept.files = kept.files.saturating_add(index.files(MIN_FILE));
-        if kept.bytes > MAX_SCANS || kept.files > MAX_FILES {
-            *kept = Kept { built: std::mem::take(&mut kept.built), built_files: kept.built_files, ..Kept::default() };
+        let mut contents = self.contents();
+        contents.bytes = contents.bytes.saturating_add(index.memory());
+        contents.files = contents.files.saturating_add(index.files(MIN_FILE));
+        if contents.bytes > MAX_SCANS || contents.files > MAX_FILES {
+            *contents = Contents { built: std::mem::take(&mut contents.built), ..Contents::default() };
         }
     }
 
     /// Whether a layer was built.
     pub(super) fn has_built(&self) -> bool {
-        !self.kept().built.is_empty()
+        !self.contents().built.is_empty()
     }
 
     /// The layer that was built with this diff ID.
     pub(super) fn built(&self, diff_id: &Digest) -> Option<BuiltLayer> {
-        self.kept().built.get(diff_id).cloned()
+        self.contents().built.get(diff_id).cloned()
     }
 
     /// Keeps a layer that was built.
     pub(super) fn keep(&self, layer: &BuiltLayer) {
-        let mut kept = self.kept();
-        kept.built_files = kept.built_files.saturating_add(layer.size.max(MIN_FILE));
-        if kept.built_files > MAX_FILES {
-            kept.built.clear();
-            kept.built_files = layer.size;
+        let mut contents = self.contents();
+        let size = |layer: &BuiltLayer| layer.size.max(MIN_FILE);
+        if contents.built.values().map(size).sum::<u64>().saturating_add(size(layer)) > MAX_FILES {
+            contents.built.clear();
         }
-        kept.built.insert(layer.diff_id.clone(), layer.clone());
+        contents.built.insert(layer.diff_id.clone(), layer.clone());
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn contents(&self) -> MutexGuard<'_, Contents> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
