@@ -4,6 +4,11 @@
 //! any of them, the rules of execve(2) ([`capability`](crate::capability)) say what is left of the capabilities at
 //! its end, and whatever goes wrong becomes a [`Finding`].
 //!
+//! The way of the data: `facts` (with `files`, `users` and `dynamic`) is what the image says; `start` follows scripts and
+//! programs to the steps of each way through them; `walk` applies the kernel's rules to the steps, which gives an `outcome`;
+//! `judge` does that for one container, with what it says itself or one of the usual `ways`; `findings`, `checks` and
+//! `provenance` put into words what is wrong; `examine` is the whole of it.
+//!
 //! [`manifest`] reads how manifests run the image; [`reasons`] are what in them takes a capability away, and [`pod_checks`]
 //! holds them against what Kong listens on. What went wrong already is told from the log by [`explain`].
 
