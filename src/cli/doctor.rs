@@ -38,7 +38,7 @@ pub(super) struct Arguments {
     /// The program that binds the ports, instead of the profile's
     #[arg(long, value_name = "PATH")]
     file: Option<String>,
-    /// Manifests that run it: Kubernetes objects, Compose files, values of Kong's Helm chart; - is standard input
+    /// Manifests that run it: Kubernetes objects, Compose files, values of Kong's Helm charts; - is standard input
     #[arg(short = 'f', long = "manifest", value_name = "FILE", num_args = 1..)]
     manifests: Vec<PathBuf>,
     /// Explain an error from a log instead: one line or many; - is standard input

@@ -14,6 +14,7 @@ pub fn values(options: &Options) -> Result<String> {
         Way::Sysctl => {
             return Ok(format!(
                 "# Values for the chart kong 3.x; kubelet refuses the sysctl together with deployment.hostNetwork.\n\
+                 # In those of the chart ingress they belong below `gateway:`.\n\
                  securityContext:\n  sysctls:\n  - name: net.ipv4.ip_unprivileged_port_start\n    value: \"80\"\n{ports}"
             ));
         }
@@ -34,6 +35,7 @@ pub fn values(options: &Options) -> Result<String> {
     };
     Ok(format!(
         "# Values for the chart kong 3.x: helm upgrade --install kong kong/kong -f FILE\n\
+         # In those of the chart ingress they belong below `gateway:`.\n\
          image:\n  repository: \"{repository}\"\n  tag: \"{tag}\"\n\
          deployment:\n  daemonset: true\n  hostNetwork: true\n\
          dnsPolicy: ClusterFirstWithHostNet\n\

@@ -2,6 +2,7 @@
 //! image is run ([`Container`]), and what the API server, the kubelet or the engine will say to it.
 
 mod admission;
+mod chart;
 mod compose;
 mod environment;
 mod host_network;
@@ -213,8 +214,9 @@ fn template(file: &str, line: usize) -> Error {
 /// Says what a document is, if there is anything in it.
 fn classify(tree: Tree<'_>) -> Result<Option<Document<'_>>> {
     let error = |what: &str| {
-        Error::content(format!("{}: {what}", tree.place()))
-            .hint("manifests are Kubernetes objects, Compose files with services, or values of the chart kong")
+        Error::content(format!("{}: {what}", tree.place())).hint(
+            "manifests are Kubernetes objects, Compose files with services, or values of the charts kong and ingress",
+        )
     };
     match &tree.value {
         Value::Null => return Ok(None),
@@ -231,11 +233,10 @@ fn classify(tree: Tree<'_>) -> Result<Option<Document<'_>>> {
     if tree.get("services").is_some() {
         return Ok(Some(Document::Compose(tree)));
     }
-    match values::of_chart(tree) {
-        Ok(values) => Ok(Some(Document::Values(values))),
-        Err(tree) => Err(Error::content(format!("{}: this is no manifest that is known here", tree.place()))
-            .hint("manifests are Kubernetes objects, Compose files with services, or values of the chart kong")),
+    if values::are_these(&tree) {
+        return Ok(Some(Document::Values(tree)));
     }
+    Err(error("this is no manifest that is known here"))
 }
 
 /// The object, or the items of a list.

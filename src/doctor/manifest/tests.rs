@@ -104,9 +104,11 @@ fn real_manifests_are_read() {
                 format!("DaemonSet kong, init container clear-stale-pid: Init 1000:1000 {on_host}"),
                 format!("DaemonSet kong, init container wait-for-db: Init 1000:1000 {on_host}"),
                 format!("DaemonSet kong, container proxy: Main 1000:1000 {on_host}"),
-                format!("Job init-migrations, container kong-migrations: Job 1000:1000 {job}"),
-                format!("Job pre-upgrade-migrations, container kong-migrations: Job 1000:1000 {job}"),
-                format!("Job post-upgrade-migrations, container kong-migrations: Job 1000:1000 {job}"),
+                format!("Job kong-init-migrations, container kong-migrations: Job 1000:1000 {job}"),
+                format!("Job kong-pre-upgrade-migrations, container kong-upgrade-migrations: Job 1000:1000 {job}"),
+                format!(
+                    "Job kong-post-upgrade-migrations, container kong-post-upgrade-migrations: Job 1000:1000 {job}"
+                ),
             ],
             vec!["breaks dns-policy f:5", "note pod-security f:5"],
         ),
@@ -229,6 +231,53 @@ fn files_are_laid_over_each_other() {
     assert!(!values.containers[1].no_new_privileges);
     let umbrella = look("kong:\n  proxy: {type: ClusterIP}\n");
     assert_eq!(umbrella.containers[1].image, "kong:3.9");
+}
+
+#[test]
+fn values_come_to_what_the_chart_makes_of_them() {
+    let names = |text: &str| look(text).containers.into_iter().map(|found| found.name).collect::<Vec<_>>().join(", ");
+    let pod = "Deployment kong, init container clear-stale-pid, Deployment kong, container proxy";
+    let waits = "Deployment kong, init container clear-stale-pid, Deployment kong, init container wait-for-db, Deployment kong, container proxy";
+    let up = "Job kong-pre-upgrade-migrations, container kong-upgrade-migrations";
+    for (text, expected) in [
+        ("envFrom: [{configMapRef: {name: x}}]\n", pod.to_owned()),
+        ("podAnnotations: {a: b}\ncustomEnv: {a: b}\n", pod.to_owned()),
+        ("controller: {}\ngateway: {replicaCount: 2}\n", pod.to_owned()),
+        ("env: {database: postgres}\nmigrations: {init: false, postUpgrade: false}\n", format!("{waits}, {up}")),
+        (
+            "env: {database: postgres}\nmigrations: {init: false, postUpgrade: false}\npostgresql: {enabled: true}\n",
+            format!("{waits}, Job kong-pre-upgrade-migrations, init container wait-for-postgres, {}", up),
+        ),
+        (
+            "env: {database: postgres}\nmigrations: {init: false, preUpgrade: false, postUpgrade: false}\npostgresql: {enabled: true}\nwaitImage: {repository: bash, tag: 5}\n",
+            waits.to_owned(),
+        ),
+    ] {
+        assert_eq!(names(text), expected, "{text}");
+    }
+    let services = |text: &str| {
+        let found = look(text).services.into_iter();
+        found
+            .map(|service| (service.name, service.ports.iter().map(|(_, port, to)| (*port, *to)).collect::<Vec<_>>()))
+            .collect::<Vec<_>>()
+    };
+    let proxy = |ports: &[(u16, u16)]| ("kong-proxy".to_owned(), ports.to_vec());
+    assert_eq!(services("replicaCount: 2\n"), [proxy(&[(80, 8000), (443, 8443)])]);
+    assert_eq!(
+        services(
+            "proxy: {http: {servicePort: 0}, tls: {overrideServiceTargetPort: 8000}}\nadmin: {enabled: true, http: {enabled: true}}\n"
+        ),
+        [proxy(&[(443, 8000)]), ("kong-admin".to_owned(), vec![(8001, 8001), (8444, 8444)])]
+    );
+    // Where the chart is the gateway of the chart ingress, its admin API is reached from outside of the pod.
+    let admin = |text: &str| {
+        let found = look(text);
+        let env = &found.containers.last().unwrap().env;
+        env.iter().find(|variable| variable.name == "KONG_ADMIN_LISTEN").unwrap().value.clone().unwrap()
+    };
+    assert_eq!(admin("replicaCount: 2\n"), "127.0.0.1:8444 http2 ssl, [::1]:8444 http2 ssl");
+    assert_eq!(admin("gateway: {replicaCount: 2}\n"), "0.0.0.0:8444 http2 ssl, [::]:8444 http2 ssl");
+    assert_eq!(admin("gateway: {admin: {enabled: false}}\n"), "127.0.0.1:8444 http2 ssl, [::1]:8444 http2 ssl");
 }
 
 #[test]

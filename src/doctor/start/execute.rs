@@ -86,12 +86,10 @@ impl Follower<'_, '_> {
         if search.contains(UNKNOWN) && !name.contains('/') {
             return Ok(unknown(place, "PATH is known only when it runs".to_owned()));
         }
-        if let Some(mount) = self.start.mounts.iter().find(|mount| name.starts_with('/') && is_at_or_below(name, mount))
+        if name.contains('/')
+            && let Some(end) = self.mounted(name, env, place)
         {
-            return Ok(unknown(
-                place,
-                format!("{name} comes from {mount}, where something else than the image is mounted"),
-            ));
+            return Ok(end);
         }
         let Some((path, program)) = self.image.files.program(name, search, &env.directory)? else {
             if self.made.iter().any(|file| is_at_or_below(name, file)) {
@@ -129,6 +127,13 @@ impl Follower<'_, '_> {
             return Ok(End::Runs { path: path::show(&program.path), serves: entrypoint::nginx_serves(&argv[1..]) });
         }
         self.go_on(&path, &program, argv, env, place)
+    }
+
+    /// What can be told of a file at which something else than the image is mounted.
+    fn mounted(&self, name: &str, env: &Env, place: &str) -> Option<End> {
+        let path = if name.starts_with('/') { name.to_owned() } else { format!("{}/{name}", env.directory) };
+        let mount = self.start.mounts.iter().find(|mount| is_at_or_below(&path, mount))?;
+        Some(unknown(place, format!("{name} comes from {mount}, where something else than the image is mounted")))
     }
 
     /// Whether the user may execute it where it is: path_resolution(7).
@@ -225,6 +230,9 @@ impl Follower<'_, '_> {
                 return Ok(unknown(place, format!("what {path} -c does is known only when it runs")));
             }
             return self.run_parsed(&script::parse(first), &mut frame, env);
+        }
+        if let Some(end) = self.mounted(first, env, place) {
+            return Ok(end);
         }
         let found = self.image.files.program(&format!("./{first}"), "", &env.directory);
         let found = if first.starts_with('/') { self.image.files.program(first, "", "/") } else { found };

@@ -375,6 +375,16 @@ fn commands_are_followed() {
             &[],
             "x sh = ? /entry.sh:1: /mnt/x/run comes from /mnt, where something else than the image is mounted",
         ),
+        (
+            "exec sh /mnt/x/run",
+            &[],
+            "x sh x sh = ? /entry.sh:1: /mnt/x/run comes from /mnt, where something else than the image is mounted",
+        ),
+        (
+            "cd /mnt\nexec ./run",
+            &[],
+            "x sh = ? /entry.sh:2: ./run comes from /mnt, where something else than the image is mounted",
+        ),
         ("if true; then", &[], "x sh = ? /entry.sh:1: cannot follow no 'fi'"),
         ("echo \"a\n", &[], "x sh = ? /entry.sh:2: cannot follow a quote or brace without its end"),
         ("select x in a; do :; done", &[], "x sh = ? /entry.sh:1: cannot follow 'select'"),
