@@ -1,5 +1,5 @@
-//! capatch puts a Linux file capability on a program inside an OCI image that already exists, and publishes the result:
-//! no Dockerfile, no daemon, no root, no emulator for foreign architectures. It can prove that nothing else changed.
+//! capatch puts a Linux file capability on a program inside an OCI image that already exists, or takes it away, and publishes
+//! the result: no Dockerfile, no daemon, no root, no emulator for foreign architectures. It can prove that nothing else changed.
 //!
 //! This page is the architecture: read it first.
 //!
@@ -8,7 +8,7 @@
 //! A user names a source and a destination. Data goes one way:
 //!
 //! ```text
-//! reference → place (source) → index / manifest → find the file through the layers → merge the capability
+//! reference → place (source) → index / manifest → find the file through the layers → merge or remove the capability
 //!           → build one layer → edit the config → new manifest / index → place (destination) → tag, last and once
 //! ```
 //!
@@ -56,7 +56,7 @@
 //! - **Tar is read by our own reader** over `tar::Header`: PAX records by their length, the last one wins, nothing is
 //!   allocated on a header's word. gzip is read with `MultiGzDecoder` only.
 //! - **The new layer repeats the file and its parent directories with exactly the metadata of the merged view.** Only
-//!   `security.capability` differs, in revision 2.
+//!   `security.capability` differs: in revision 2, or gone.
 //! - **Capabilities are merged**, not overwritten, unless the user says so.
 //! - **The family follows the source**: Docker media types stay Docker's, OCI's stay OCI's.
 //! - **Same input, same digest**, whatever the host, clock, locale or umask.

@@ -8,7 +8,8 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use common::cli::{Run, capatch, ok, prove, run, start};
-use common::image::{Content, Image, Index, Packing, Scene};
+use common::elf;
+use common::image::{Content, Image, Index, NGINX_ENTRY, Opened, Packing, Scene};
 use common::registry::{Registry, Reply, Request};
 use common::tar::{self, file};
 use serde_json::{Value, json};
@@ -409,6 +410,24 @@ fn rate_limits_alone_have_an_exit_code_of_their_own() {
     assert_eq!(said.code, 6, "{said:#?}");
     let both = format!("{ALL}\n  - {{source: 'DST/absent:1', destination: DST/x}}");
     assert_eq!(mirror.sync(&both, []).code, 1);
+}
+
+#[test]
+fn capabilities_are_taken_away_on_the_way() {
+    let mirror = Mirror::new();
+    let nginx = file(NGINX_ENTRY, elf::amd64()).xattr("security.capability", &tar::caps(1 << 10, true));
+    Image::with_nginx(nginx).build().push(&mirror.source, "kong", "3.9.0");
+    let images = "  - {source: 'SRC/kong:3.9.0', destination: DST/plain, patch: {remove-caps: true}}";
+    assert_eq!(results(&mirror.json(images, ["--check"])), ["plain:3.9.0: would-patch it was not there"]);
+    assert_eq!(results(&mirror.json(images, [])), ["plain:3.9.0: patched it was not there"]);
+    let result = format!("{}/plain:3.9.0", mirror.destination.host());
+    prove(&result, &format!("{}/kong:3.9.0", mirror.source.host()));
+    assert_eq!(ok(["getcap", &result]).stdout, "");
+    let ports = Opened::in_registry(&mirror.destination, "plain", "3.9.0").config()["config"]["ExposedPorts"].clone();
+    assert_eq!(ports, json!({"8000/tcp": {}, "8443/tcp": {}}));
+    assert_eq!(results(&mirror.json(images, [])), ["plain:3.9.0: unchanged"]);
+    let data = mirror.json(&images.replace("{remove-caps: true}", "true"), []);
+    assert_eq!(results(&data), ["plain:3.9.0: patched the options are others now"]);
 }
 
 #[test]

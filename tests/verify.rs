@@ -168,8 +168,12 @@ struct Forgery {
 
 impl Forgery {
     fn of(content: &Content) -> Self {
+        Forgery::with(content, [])
+    }
+
+    fn with<const N: usize>(content: &Content, options: [&str; N]) -> Self {
         let scene = Scene::new();
-        let result = scene.patched(content, []);
+        let result = scene.patched(content, options);
         let mut tar = Vec::new();
         let blob = result.blob(result.layers().last().unwrap());
         std::io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(&blob[..]), &mut tar).unwrap();
@@ -308,6 +312,27 @@ fn capabilities_that_nobody_declared_are_found() {
         "{findings:#?}"
     );
     kong().add(&[more]).finds(&[NGINX, "should have cap_net_bind_service=ep, but has no capabilities"]);
+}
+
+#[test]
+fn a_removal_declares_that_and_nothing_else() {
+    let passwd = |entry: tar::Entry| entry.mode(0o644).xattr("security.capability", &caps(1, true));
+    let image = Image::kong().layer([passwd(file("etc/passwd", "x")), nginx().xattr("user.x", b"y")]).build();
+    let removed = || Forgery::with(&image, ["--remove-caps"]);
+    assert_eq!(removed().verify().code, 0);
+    let plain = || file(NGINX_ENTRY, elf::amd64()).mode(0o775).owner(1000);
+    removed().add(&[plain()]).finds(&[NGINX, "user.x"]);
+    removed().add(&[plain().xattr("user.x", b"y").mode(0o755)]).finds(&[NGINX, "mode"]);
+    let other = file(NGINX_ENTRY, [elf::amd64(), b"evil".to_vec()].concat()).mode(0o775).owner(1000);
+    removed().add(&[other.xattr("user.x", b"y")]).finds(&[NGINX, "content"]);
+    removed().add(&[file("etc/passwd", "x").mode(0o644)]).finds(&["/etc/passwd", "security.capability"]);
+    // Nothing differs from the base then; the record says otherwise.
+    removed()
+        .add(&[nginx().xattr("user.x", b"y")])
+        .finds(&[NGINX, "should have no capabilities, but has cap_net_bind_service=ep"]);
+    let weaker = plain().xattr("security.capability", &caps(1 << 10, false)).xattr("user.x", b"y");
+    let findings = removed().add(&[weaker]).findings();
+    assert!(findings.iter().any(|f| f.contains("security.capability") && f.contains(NGINX)), "{findings:#?}");
 }
 
 #[test]

@@ -13,11 +13,11 @@ use crate::error::{Error, Result, printable};
 use crate::oci::config::Port;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
-use crate::patch::{self, FileChange, ImageChange, Options, Outcome, Plan, Route};
+use crate::patch::{self, Edit, FileChange, ImageChange, Options, Outcome, Plan, Route};
 use crate::profile::{PROFILES, Profile};
 use crate::transport::Place;
 
-/// Put a file capability on a program inside an image and publish the result
+/// Put a file capability on a program inside an image, or take it away, and publish the result
 ///
 /// The result is the source plus one layer, in which the program carries its capability; every other byte of it is the
 /// source's. All platforms of an index are patched, each with its own program.
@@ -39,6 +39,9 @@ pub(super) struct Arguments {
     /// Set exactly these capabilities instead of adding them to those that the file has
     #[arg(long)]
     replace_caps: bool,
+    /// Take the capabilities away instead, as setcap -r does; exposes only the ports that are named
+    #[arg(long, conflicts_with_all = ["cap", "replace_caps"])]
+    remove_caps: bool,
     /// The program, instead of the profile's; may be repeated
     #[arg(long, value_name = "PATH")]
     file: Vec<String>,
@@ -109,12 +112,12 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
 
 fn options(arguments: &Arguments, common: &Common) -> Result<Options> {
     let profile = arguments.profile;
+    let capabilities = Edit::asked(profile, arguments.cap, arguments.replace_caps, arguments.remove_caps)?;
     let options = Options {
         profile,
-        capabilities: arguments.cap.map_or_else(|| profile.capabilities(), Ok)?,
-        replace: arguments.replace_caps,
+        capabilities,
         files: arguments.file.clone(),
-        expose: arguments.expose.clone().map_or_else(|| profile.exposed(), Ok)?,
+        expose: arguments.expose.clone().map_or_else(|| capabilities.exposed(profile), Ok)?,
         unexpose: arguments.unexpose.clone(),
         listen: arguments.listen.clone(),
         env: arguments.env.clone(),
@@ -183,10 +186,11 @@ fn describe(text: &mut String, plan: &Plan) {
             if *asked != file.path {
                 let _ = writeln!(text, "          found through the link {}", printable(asked));
             }
-            let _ = match (&file.capabilities_before, file.changed) {
-                (Some(_), false) => writeln!(text, "  caps    {} (already)", file.capabilities),
-                (Some(before), true) => writeln!(text, "  caps    {before} → {}", file.capabilities),
-                (None, _) => writeln!(text, "  caps    none → {}", file.capabilities),
+            let words = |capabilities: &Option<String>| capabilities.clone().unwrap_or_else(|| "none".to_owned());
+            let (before, after) = (words(&file.capabilities_before), words(&file.capabilities));
+            let _ = match file.changed {
+                true => writeln!(text, "  caps    {before} → {after}"),
+                false => writeln!(text, "  caps    {after} (already)"),
             };
         }
         if let Some(layer) = layer {

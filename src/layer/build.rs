@@ -1,4 +1,5 @@
-//! The one layer that we add: files with a new capability, and their parent directories as they were.
+//! The one layer that we add: files with a new capability or without their old one, and their parent directories as they
+//! were.
 //!
 //! The parents are repeated exactly, since some engines give a directory without an entry the metadata of the layer
 //! below and others make it 0755 of root (kong-and-capabilities.md §4).
@@ -31,7 +32,8 @@ const MAX_11: u64 = 0o77_777_777_777;
 pub struct Addition<'a> {
     /// The file as it is in the image.
     pub found: &'a Found,
-    /// The new value of [`CAPABILITY`]: `struct vfs_cap_data`, 20 bytes for revision 2. `None` leaves it as it is.
+    /// The value of [`CAPABILITY`]: `struct vfs_cap_data`, 20 bytes for revision 2. Without one the file has no such attribute:
+    /// unpackers make a new file of an entry.
     pub capability: Option<Vec<u8>>,
 }
 
@@ -61,11 +63,10 @@ pub fn build(additions: &[Addition<'_>], compression: Compression, cache: &Cache
             parents.insert(&parent.entry.path, &parent.entry);
         }
         let mut entry = addition.found.entry.clone();
-        if let Some(capability) = &addition.capability {
-            entry.xattrs.insert(CAPABILITY.to_vec(), capability.clone());
-            // libarchive's copy of the old value would contradict the new one.
-            entry.pax.remove(&b"LIBARCHIVE.xattr.security.capability"[..]);
-        }
+        entry.xattrs.remove(CAPABILITY);
+        entry.xattrs.extend(addition.capability.clone().map(|value| (CAPABILITY.to_vec(), value)));
+        // libarchive's copy of the old value would contradict the new one.
+        entry.pax.remove(&b"LIBARCHIVE.xattr.security.capability"[..]);
         if files.insert(&addition.found.path, (entry, &addition.found.content)).is_some() {
             return Err(Error::usage(format!("{} is named twice", path::show(&addition.found.path))));
         }
@@ -305,13 +306,13 @@ mod tests {
         entry.pax.insert(b"LIBARCHIVE.xattr.security.capability".to_vec(), b"CQkJ".to_vec());
         entry.pax.insert(b"SCHILY.acl.access".to_vec(), b"user::rwx".to_vec());
         let file = found(entry, &[], b"");
-        let value = b"\x01\0\0\x02\0\x0a\0\0=\n12 path=x\n".to_vec();
-        let layer =
-            build(&[Addition { found: &file, capability: Some(value.clone()) }], Compression::Gzip, &Cache::default())
-                .unwrap();
-        let (entry, _) = read(&layer).remove(0);
-        assert_eq!(entry.xattrs, [(CAPABILITY.to_vec(), value), (b"user.x".to_vec(), vec![])].into());
-        assert_eq!(entry.pax.keys().collect::<Vec<_>>(), [b"SCHILY.acl.access"]);
+        for capability in [Some(b"\x01\0\0\x02\0\x0a\0\0=\n12 path=x\n".to_vec()), None] {
+            let addition = Addition { found: &file, capability: capability.clone() };
+            let (entry, _) = read(&build(&[addition], Compression::Gzip, &Cache::default()).unwrap()).remove(0);
+            let new = capability.map(|value| (CAPABILITY.to_vec(), value));
+            assert_eq!(entry.xattrs, new.into_iter().chain([(b"user.x".to_vec(), vec![])]).collect());
+            assert_eq!(entry.pax.keys().collect::<Vec<_>>(), [b"SCHILY.acl.access"]);
+        }
     }
 
     fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {

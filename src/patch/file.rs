@@ -1,4 +1,5 @@
-//! The files of one image: found through its layers, checked, given their capabilities, packed into one layer.
+//! The files of one image: found through its layers, checked, given their capabilities or rid of them, packed into one
+//! layer.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::layer::build::{Addition, BuiltLayer, build};
 use crate::layer::lookup::{FindError, Found, Stack};
 use crate::oci::digest::Digest;
 use crate::oci::media_type::Compression;
-use crate::patch::{Asked, Options, elf};
+use crate::patch::{Asked, Edit, Options, elf};
 use crate::progress::Progress;
 use crate::transport::Place;
 
@@ -37,13 +38,16 @@ pub struct FileChange {
     pub gid: u64,
     /// Bytes.
     pub size: u64,
-    /// In the words of getcap(8); none if it has none.
+    /// In the words of getcap(8), or `malformed`; none if it has none.
     pub capabilities_before: Option<String>,
-    /// In the words of getcap(8).
-    pub capabilities: String,
+    /// In the words of getcap(8); none if it has none.
+    pub capabilities: Option<String>,
     /// Whether the file has to be written anew.
     pub changed: bool,
 }
+
+/// What is on a file and makes no sense.
+const MALFORMED: &str = "malformed";
 
 /// Layers of an image beyond which container engines fail, Docker as the first of them: its `maxLayerDepth`.
 const MAX_LAYERS: usize = 125;
@@ -76,7 +80,7 @@ pub(super) fn patch_files(
     });
     stack.expect(asked.iter().flat_map(Asked::paths).map(String::as_bytes));
     let mut result = PatchedFiles { files: Vec::new(), layer: None, warnings: Vec::new() };
-    let mut changed: Vec<(Found, Vec<u8>)> = Vec::new();
+    let mut changed: Vec<(Found, Option<FileCapabilities>)> = Vec::new();
     let mut seen = BTreeSet::new();
     for asked in asked {
         let (asked, found) = find(|path| stack.find(path), asked.paths())?;
@@ -84,10 +88,9 @@ pub(super) fn patch_files(
         if !seen.insert(found.path.clone()) {
             continue;
         }
-        let (before, after) = capabilities(&found, image, options).map_err(|e| e.context(&path))?;
-        warn(&found, &path, image, before.as_ref(), &after, &mut result.warnings)?;
-        let value = after.encode();
-        let is_changed = found.entry.xattrs.get(XATTR.as_bytes()) != Some(&value);
+        let (before, after) = capabilities(&found, image, &options.capabilities).map_err(|e| e.context(&path))?;
+        warn(&found, &path, image, before.as_ref(), after.as_ref(), &mut result.warnings)?;
+        let is_changed = found.entry.xattrs.get(XATTR.as_bytes()) != after.map(|after| after.encode()).as_ref();
         result.files.push(FileChange {
             asked,
             path,
@@ -97,17 +100,20 @@ pub(super) fn patch_files(
             uid: found.entry.uid,
             gid: found.entry.gid,
             size: found.content.size(),
-            capabilities_before: before.map(|c| c.to_string()),
-            capabilities: after.to_string(),
+            capabilities_before: before.map(|before| before.map_or(MALFORMED.to_owned(), |before| before.to_string())),
+            capabilities: after.map(|after| after.to_string()),
             changed: is_changed,
         });
         if is_changed {
-            changed.push((found, value));
+            changed.push((found, after));
         }
     }
     if !changed.is_empty() {
-        let additions: Vec<Addition<'_>> =
-            changed.iter().map(|(found, value)| Addition { found, capability: Some(value.clone()) }).collect();
+        warn_of_links(&changed, &seen, &mut result.warnings);
+        let additions: Vec<Addition<'_>> = changed
+            .iter()
+            .map(|(found, after)| Addition { found, capability: after.map(|after| after.encode()) })
+            .collect();
         result.layer = Some(build(&additions, Compression::Gzip, &options.layers)?);
         let layers = image.manifest.layers.len() + 1;
         if layers > MAX_LAYERS {
@@ -134,24 +140,23 @@ fn find(mut find: impl FnMut(&[u8]) -> Result<Found, FindError>, paths: &[String
     Err(missing.unwrap_or_else(|| Error::failed("internal error: no path is asked for")))
 }
 
-/// The file's capabilities before and after; refuses files that must not have any.
+/// The file's capabilities before, which need not make sense, and after; refuses files that must not have any.
 fn capabilities(
     found: &Found,
     image: &Image,
-    options: &Options,
-) -> Result<(Option<FileCapabilities>, FileCapabilities)> {
-    elf::check(&head(&found.content)?, &image.platform)?;
-    let before = match found.entry.xattrs.get(XATTR.as_bytes()).map(|value| FileCapabilities::decode(value)) {
-        // What is replaced need not make sense.
-        Some(Err(_)) if options.replace => None,
-        Some(before) => {
-            Some(before.map_err(|e| e.hint("use --replace-caps to put the new ones in place of what is there"))?)
+    edit: &Edit,
+) -> Result<(Option<Result<FileCapabilities>>, Option<FileCapabilities>)> {
+    let before = found.entry.xattrs.get(XATTR.as_bytes()).map(|value| FileCapabilities::decode(value));
+    if *edit != Edit::Remove {
+        elf::check(&head(&found.content)?, &image.platform)?;
+    }
+    let after = match (edit, &before) {
+        (Edit::Remove, _) => None,
+        (Edit::Add(wanted), None) | (Edit::Replace(wanted), _) => Some(*wanted),
+        (Edit::Add(wanted), Some(Ok(before))) => Some(before.merge(wanted)?),
+        (Edit::Add(_), Some(Err(error))) => {
+            return Err(error.clone().hint("use --replace-caps to put the new ones in place of what is there"));
         }
-        None => None,
-    };
-    let after = match &before {
-        Some(before) if !options.replace => before.merge(&options.capabilities)?,
-        _ => options.capabilities,
     };
     Ok((before, after))
 }
@@ -168,15 +173,15 @@ fn warn(
     found: &Found,
     path: &str,
     image: &Image,
-    before: Option<&FileCapabilities>,
-    after: &FileCapabilities,
+    before: Option<&Result<FileCapabilities>>,
+    after: Option<&FileCapabilities>,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
     let entry = &found.entry;
     if entry.mode & 0o4000 != 0 && entry.uid == 0 {
         warnings.push(format!("{path} is setuid root: it has every capability anyway"));
     }
-    if entry.mode & 0o111 == 0 {
+    if after.is_some() && entry.mode & 0o111 == 0 {
         warnings.push(format!("{path} is not executable (mode {:04o})", entry.mode));
     }
     for volume in image.config.volumes()? {
@@ -185,16 +190,25 @@ fn warn(
             warnings.push(format!("{path} is under the volume {volume}, which may hide it when the container runs"));
         }
     }
-    for name in &found.other_names {
-        let name = path::show(name);
-        warnings.push(format!(
-            "{name} is a hard link to the same file; it keeps the old one, without the new capabilities"
-        ));
-    }
-    if before.is_some_and(|before| !before.effective && !before.permitted.is_empty()) && after.effective {
+    let had_no_effect = |before: &FileCapabilities| !before.effective && !before.permitted.is_empty();
+    if let (Some(Ok(before)), Some(after)) = (before, after)
+        && had_no_effect(before)
+        && after.effective
+    {
         warnings.push(format!(
             "the capabilities that {path} had were not effective, and now are: a file has one flag for all"
         ));
     }
     Ok(())
+}
+
+/// Warns of the other names of changed files, unless they were asked for too.
+fn warn_of_links(changed: &[(Found, Option<FileCapabilities>)], asked: &BTreeSet<Vec<u8>>, warnings: &mut Vec<String>) {
+    for (found, after) in changed {
+        let what = if after.is_some() { "without the new capabilities" } else { "with its capabilities" };
+        for name in found.other_names.iter().filter(|name| !asked.contains(*name)) {
+            let name = path::show(name);
+            warnings.push(format!("{name} is a hard link to the same file; it keeps the old one, {what}"));
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The use case: put a file capability on a program inside an image, for one platform or for all of them.
+//! The use case: put a file capability on a program inside an image, or take it away, for one platform or for all of them.
 //!
 //! [`plan`] finds out what would change and makes the new content, without a write anywhere; [`apply`] stores it, and
 //! moves the tag last.
@@ -27,15 +27,50 @@ use crate::oci::platform::Platform;
 use crate::oci::time;
 use crate::profile::Profile;
 
+/// What becomes of the capabilities of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// These are added to those that it has.
+    Add(FileCapabilities),
+    /// These take the place of those that it has.
+    Replace(FileCapabilities),
+    /// It has none, and no extended attribute for them, as after `setcap -r`.
+    Remove,
+}
+
+impl Edit {
+    /// What the options `cap`, `replace-caps` and `remove-caps` come to.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) if they contradict each other.
+    pub fn asked(profile: &Profile, cap: Option<FileCapabilities>, replace: bool, remove: bool) -> Result<Self> {
+        match (remove, cap) {
+            (false, cap) => {
+                let wanted = cap.map_or_else(|| profile.capabilities(), Ok)?;
+                Ok(if replace { Edit::Replace(wanted) } else { Edit::Add(wanted) })
+            }
+            (true, None) if !replace => Ok(Edit::Remove),
+            (true, _) => Err(Error::usage("the capabilities are to be removed and to be set")
+                .hint("remove-caps goes with neither cap nor replace-caps")),
+        }
+    }
+
+    /// The ports to expose if none are named: a program that loses its capability is not about to have low ports.
+    pub fn exposed(&self, profile: &Profile) -> Result<Vec<Port>> {
+        match self {
+            Edit::Add(_) | Edit::Replace(_) => profile.exposed(),
+            Edit::Remove => Ok(Vec::new()),
+        }
+    }
+}
+
 /// What to change.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// What we know about the program.
     pub profile: &'static Profile,
-    /// The capabilities that the files get.
-    pub capabilities: FileCapabilities,
-    /// Set exactly `capabilities` instead of adding them to those that a file has.
-    pub replace: bool,
+    /// What becomes of the capabilities of the files.
+    pub capabilities: Edit,
     /// The files; none means those of the profile.
     pub files: Vec<String>,
     /// Ports to add to `ExposedPorts`.
@@ -115,8 +150,12 @@ impl Options {
             self.files.iter().cloned().map(Asked::Path).collect()
         };
         Ok(Request {
-            capabilities: self.capabilities.to_string(),
-            replace: self.replace,
+            capabilities: match &self.capabilities {
+                Edit::Add(wanted) | Edit::Replace(wanted) => wanted.to_string(),
+                Edit::Remove => String::new(),
+            },
+            replace: matches!(self.capabilities, Edit::Replace(_)),
+            remove: matches!(self.capabilities, Edit::Remove),
             files,
             expose: texts(&self.expose),
             unexpose: texts(&self.unexpose),

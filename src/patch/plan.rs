@@ -216,7 +216,7 @@ async fn patch_image(
         layer_descriptor = Some(descriptor);
     }
     config.add_history(&history(&config, request, layer_descriptor.is_none())?)?;
-    let capabilities: BTreeMap<String, String> =
+    let capabilities: BTreeMap<String, Option<String>> =
         files.iter().map(|file| (file.path.clone(), file.capabilities.clone())).collect();
     let (config_bytes, annotations) = match family {
         Family::Docker => {
@@ -263,7 +263,12 @@ fn acts_on_hosts(label: &str) -> bool {
 
 /// The history entry of a patch: when is what `created` says, so that it does not depend on the clock.
 pub fn history(config: &ImageConfig, request: &Request, empty_layer: bool) -> Result<History> {
-    let mut text = format!("capatch patch --cap {}", request.capabilities);
+    let mut text = "capatch patch".to_owned();
+    if request.remove {
+        text.push_str(" --remove-caps");
+    } else {
+        text.push_str(&format!(" --cap {}", request.capabilities));
+    }
     if request.replace {
         text.push_str(" --replace-caps");
     }

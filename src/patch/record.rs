@@ -21,11 +21,15 @@ const FORMAT: u32 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Request {
-    /// In the words of getcap(8).
+    /// In the words of getcap(8), which are never empty; empty if they are to be removed.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub capabilities: String,
     /// Set exactly these capabilities instead of adding them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub replace: bool,
+    /// Take the extended attribute away.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub remove: bool,
     /// The files asked for.
     pub files: Vec<Asked>,
     /// Ports to expose.
@@ -84,9 +88,9 @@ pub struct Record {
     format: u32,
     /// What was asked for.
     pub request: Request,
-    /// The files that were found for it, with their capabilities now; none in the record of an index.
+    /// The files that were found for it, with their capabilities now, if they have any; empty in the record of an index.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub files: BTreeMap<String, String>,
+    pub files: BTreeMap<String, Option<String>>,
     /// The digest of the document without this record.
     seal: Digest,
 }
@@ -102,7 +106,7 @@ impl Record {
     /// Puts the record of `request` into `document`, as its last edit.
     pub fn seal(
         request: &Request,
-        files: BTreeMap<String, String>,
+        files: BTreeMap<String, Option<String>>,
         document: &[u8],
         holder: Holder,
     ) -> Result<Vec<u8>> {
@@ -164,6 +168,26 @@ fn edit(document: &Object, path: &[&str], change: &mut dyn FnMut(&mut Object) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_is_read_and_written_as_it_always_was() {
+        let seal = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        for (request, files) in [
+            (
+                r#""capabilities":"cap_net_bind_service=ep","files":["/f"],"expose":["80/tcp"]"#,
+                r#","files":{"/f":"=ep"}"#,
+            ),
+            (r#""capabilities":"=","replace":true,"files":[["/f","/g"]]"#, ""),
+            // From the version on that can remove.
+            (r#""remove":true,"files":["/f"]"#, r#","files":{"/f":null}"#),
+        ] {
+            let text = format!(r#"{{"format":1,"request":{{{request}}}{files},"seal":"{seal}"}}"#);
+            let record: Record = serde_json::from_str(&text).unwrap();
+            assert_eq!(serde_json::to_string(&record).unwrap(), text);
+            assert_eq!(record.request.remove, request.contains("remove"));
+            assert_eq!(record.files.values().any(Option::is_none), request.contains("remove"));
+        }
+    }
 
     #[test]
     fn the_seal_breaks_with_the_document() {

@@ -75,6 +75,7 @@ pub struct Patch {
     #[serde(deserialize_with = "yaml::some")]
     cap: Option<Text<FileCapabilities>>,
     replace_caps: bool,
+    remove_caps: bool,
     files: Vec<String>,
     #[serde(deserialize_with = "yaml::some")]
     expose: Option<Vec<Text<Port>>>,
@@ -90,6 +91,7 @@ impl Default for Patch {
             profile: &PROFILES[0],
             cap: None,
             replace_caps: false,
+            remove_caps: false,
             files: Vec::new(),
             expose: None,
             unexpose: Vec::new(),
@@ -105,12 +107,16 @@ impl Patch {
     fn options(&self, platforms: &[Platform], force: bool) -> Result<patch::Options> {
         let ports = |ports: &[Text<Port>]| ports.iter().map(|Text(port)| port.clone()).collect();
         let pairs = |map: &IndexMap<String, String>| map.iter().map(|(n, v)| (n.clone(), v.clone())).collect();
+        let cap = self.cap.as_ref().map(|Text(cap)| *cap);
+        let capabilities = patch::Edit::asked(self.profile, cap, self.replace_caps, self.remove_caps)?;
         let options = patch::Options {
             profile: self.profile,
-            capabilities: self.cap.as_ref().map_or_else(|| self.profile.capabilities(), |Text(cap)| Ok(*cap))?,
-            replace: self.replace_caps,
+            capabilities,
             files: self.files.clone(),
-            expose: self.expose.as_deref().map_or_else(|| self.profile.exposed(), |named| Ok(ports(named)))?,
+            expose: self
+                .expose
+                .as_deref()
+                .map_or_else(|| capabilities.exposed(self.profile), |named| Ok(ports(named)))?,
             unexpose: ports(&self.unexpose),
             listen: match &self.listen {
                 SwitchOr::Switch(false) => None,

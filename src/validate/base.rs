@@ -219,8 +219,8 @@ fn replaced_children(before: &Index, after: &Index, replaced: &HashSet<String>) 
     Ok(children)
 }
 
-/// A difference in the file system is declared if it is nothing but the capability that the record gives the file, or
-/// the end of hard links to that file.
+/// A difference in the file system is declared if it is nothing but the capability that the record gives the file, its
+/// removal if the record gives it none, or the end of hard links to that file.
 fn file_change(difference: &Difference, before: &Tree, after: &Tree, record: Option<&Record>) -> Change {
     let place = path::show(&difference.path);
     let change = match &difference.what {
@@ -231,8 +231,13 @@ fn file_change(difference: &Difference, before: &Tree, after: &Tree, record: Opt
     let declared = match (&difference.what, record) {
         (diff::Change::Changed(fields), Some(record)) => {
             let value = after.get(&difference.path).and_then(|node| node.entry.xattrs.get(XATTR.as_bytes()));
-            let found = value.and_then(|value| FileCapabilities::decode(value).ok()).map(|found| found.to_string());
-            let is_patched = found.is_some() && record.files.get(&place) == found.as_ref();
+            let is_patched = match (record.files.get(&place), value) {
+                (Some(Some(declared)), Some(value)) => {
+                    FileCapabilities::decode(value).is_ok_and(|found| found.to_string() == *declared)
+                }
+                (Some(None), None) => true,
+                _ => false,
+            };
             let had_patched_name =
                 record.files.keys().any(|file| before.same_file(&difference.path, &path::normalise(file.as_bytes())));
             fields.iter().all(|field| match field.name.as_str() {

@@ -260,9 +260,11 @@ async fn verify_image(
     let capabilities = list(&tree)?;
     if let Some(record) = record(place, image).await? {
         for (path, declared) in &record.files {
-            let found = capabilities.iter().find(|file| file.path == *path).map(|file| file.capabilities.as_str());
-            if found != Some(declared) {
-                let found = found.unwrap_or("no capabilities");
+            let found = capabilities.iter().find(|file| file.path == *path).map(|file| &file.capabilities);
+            if found != declared.as_ref() {
+                let words =
+                    |capabilities: Option<&String>| capabilities.cloned().unwrap_or("no capabilities".to_owned());
+                let (declared, found) = (words(declared.as_ref()), words(found));
                 findings.push(format!("{}: {path} should have {declared}, but has {found}", image.platform));
             }
         }
