@@ -5,7 +5,7 @@
 //! |---|---|
 //! | P1: a copy is byte for byte the same, whatever the media types, members and algorithms | `tests/properties.rs::copies_are_identical` |
 //! | P2: the same input gives the same digest on any host, clock, locale and umask, in any order | `tests/properties.rs::the_digest_depends_on_the_request_alone` `tests/patch.rs::the_digest_depends_on_nothing_but_the_input` |
-//! | P3: the merged views of source and result differ in what was declared | `tests/properties.rs::only_the_declared_file_differs` |
+//! | P3: the merged views of source and result differ in what was declared, and in nothing when that is taken away again | `tests/properties.rs::only_the_declared_file_differs` |
 //! | P4: every mask survives both revisions of the attribute | `src/capability/xattr.rs::every_mask_survives_both_revisions` `src/capability/xattr.rs::every_byte_survives_at_every_place_of_a_mask` |
 //! | P5: the length of a PAX record counts itself | `src/archive/pax.rs::lengths_count_their_own_digits` `src/archive/pax.rs::what_was_written_is_read` |
 //! | P6: every reader of tar sees the same in a layer of ours | `tests/properties.rs::other_readers_see_the_same_layer` |
@@ -285,6 +285,13 @@ proptest! {
             prop_assert_eq!(&was.entry, &is, "{}", String::from_utf8_lossy(path));
         }
         ok(["verify", &result, "--base", &source]);
+
+        let removed = scene.reference("dst:2");
+        ok(["patch", &result, &removed, "--remove-caps"]);
+        for ((path, was), (_, is)) in before.iter().zip(tree(&scene.open("dst", "2")).iter()) {
+            prop_assert_eq!((&was.content, &was.entry), (&is.content, &is.entry), "{}", String::from_utf8_lossy(path));
+        }
+        ok(["verify", &removed, "--base", &result]);
     }
 }
 
