@@ -14,6 +14,7 @@ mod image;
 mod probe;
 mod referrers;
 mod registry;
+mod removal;
 mod resume;
 mod runc;
 mod tools;
