@@ -102,7 +102,10 @@ fn explain(facts: &Facts, image: &str, container: &Container, cause: &Cause) -> 
             format!(
                 "the value of security.capability on {path} is none that Linux stores, so nobody can unpack the image"
             ),
-            patch(" --replace-caps"),
+            // Each layer is unpacked, also below one that replaces the file.
+            Some(
+                "build the layer that brings it anew; one more on top does not help, since each is unpacked".to_owned(),
+            ),
         ),
         Cause::BoundingSet { missing } => (
             "bounding-set",

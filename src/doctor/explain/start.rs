@@ -125,7 +125,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         why: "The value has a wrong length or version, or is of revision 3 for a root that this user namespace does not have.",
         fix: &[
             "capatch getcap IMAGE      (names the file)",
-            "capatch patch IMAGE NEW-IMAGE --replace-caps --file PATH      (writes it in revision 2)",
+            "Have the layer that brings it built anew: one more layer on top does not help, since each of them is unpacked.",
         ],
         foretold: Some("capatch getcap IMAGE, capatch verify IMAGE"),
         see: "capabilities(7), File capability extended attribute versioning",
