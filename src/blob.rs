@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::{Algorithm, Digest, Hasher};
 
@@ -86,14 +87,9 @@ impl<R: Read> Read for VerifiedReader<R> {
     }
 }
 
-/// Reads small content whole; refuses more than `limit` bytes before it reads any.
-pub fn read_small(reader: impl Read, descriptor: &Descriptor, limit: u64) -> Result<Bytes> {
-    if descriptor.size > limit {
-        return Err(Error::content(format!(
-            "{} has {} bytes, the limit is {limit}",
-            descriptor.digest, descriptor.size
-        )));
-    }
+/// Reads a document whole; refuses one that is too large before it reads any of it.
+pub fn read_small(reader: impl Read, descriptor: &Descriptor, limits: &Limits) -> Result<Bytes> {
+    limits.check_document(descriptor.size, &descriptor.digest)?;
     let mut reader = VerifiedReader::new(reader, descriptor);
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes).map_err(|e| Error::io(&descriptor.digest, &e))?;
@@ -272,15 +268,20 @@ impl Seek for SpoolReader {
 mod tests {
     use super::*;
 
+    /// Limits within which a document has so many bytes.
+    fn within(bytes: u64) -> Limits {
+        Limits { memory: bytes * 32, ..Limits::default() }
+    }
+
     #[test]
     fn only_matching_content_passes() {
         let descriptor = Descriptor::new("x", Digest::of(b"hello"), 5).unwrap();
-        assert_eq!(read_small(&b"hello"[..], &descriptor, 5).unwrap(), "hello");
+        assert_eq!(read_small(&b"hello"[..], &descriptor, &within(5)).unwrap(), "hello");
         for wrong in [&b"hell"[..], b"hello!", b"jello", b""] {
-            assert!(read_small(wrong, &descriptor, 100).is_err());
+            assert!(read_small(wrong, &descriptor, &within(100)).is_err());
             assert!(verify(wrong, &descriptor).is_err());
         }
-        assert!(read_small(&b"hello"[..], &descriptor, 4).is_err());
+        assert!(read_small(&b"hello"[..], &descriptor, &within(4)).is_err());
         let mut reader = VerifiedReader::new(&b"jello"[..], &descriptor);
         reader.read_exact(&mut [0; 2]).unwrap();
         assert!(reader.finish().is_err(), "what was not read counts too");

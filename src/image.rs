@@ -2,13 +2,14 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::error::{self, Error, Result};
 use crate::layer::lookup::LayerSource;
+use crate::limits::{self, Limits};
 use crate::oci::config::ImageConfig;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::manifest::{Document, Index, Manifest};
@@ -18,17 +19,10 @@ use crate::oci::reference::{Reference, Target};
 use crate::progress::{Progress, WatchedReader};
 use crate::transport::{Place, Root};
 
-/// Indexes inside each other (faults.md C17).
-const MAX_DEPTH: usize = 8;
-/// Bytes of all manifests in one tree, of all that refers to it, and of all configs: they are in memory, with six times as
-/// much for what they mean.
-const MAX_BYTES: u64 = 16 << 20;
 /// Manifests of one index that are read at the same time.
 const MANIFESTS_AT_ONCE: usize = 8;
 /// Names that a hint lists.
 const NAMES_SHOWN: usize = 20;
-/// Manifests in one tree of indexes (faults.md C17), each of which takes about 20 KiB of memory.
-const MAX_NODES: usize = 2500;
 
 /// One image for one platform: its manifest and its config, both verified.
 #[derive(Clone, Debug)]
@@ -82,47 +76,48 @@ pub async fn resolve(place: &Place, reference: &Reference) -> Result<Root> {
 
 /// Reads every manifest below `root`, several at a time; no config, no layer.
 pub async fn tree(place: &Place, root: &Root) -> Result<Node> {
-    tree_within(place, root, &Budget::new(true)).await
+    whole_tree(place, root, true).await
 }
 
-/// The same, for several trees that share what they may use up.
+/// The same, for several trees that share what they may use up; the roots have been taken from it.
 pub(crate) async fn tree_within(place: &Place, root: &Root, budget: &Budget) -> Result<Node> {
     Box::pin(node(place, root.clone(), 0, budget)).await
 }
 
 /// As [`tree`], of what is there: a containerd has only the platforms that somebody pulled. See [`Node::absent`].
 pub async fn tree_of_what_is_there(place: &Place, root: &Root) -> Result<Node> {
-    tree_within(place, root, &Budget::new(!matches!(place, Place::Containerd(..)))).await
+    whole_tree(place, root, !matches!(place, Place::Containerd(..))).await
+}
+
+async fn whole_tree(place: &Place, root: &Root, whole: bool) -> Result<Node> {
+    let budget = Budget::new(place, whole);
+    budget.take(&root.descriptor, 0)?;
+    tree_within(place, root, &budget).await
 }
 
 /// What trees have used up of what they may, and whether all of them must be there.
 pub(crate) struct Budget {
-    nodes: AtomicUsize,
-    bytes: AtomicU64,
+    limits: Limits,
+    used: AtomicU64,
     whole: bool,
 }
 
 impl Budget {
-    pub(crate) fn new(whole: bool) -> Self {
-        Budget { nodes: AtomicUsize::new(0), bytes: AtomicU64::new(0), whole }
+    pub(crate) fn new(place: &Place, whole: bool) -> Self {
+        Budget { limits: place.limits(), used: AtomicU64::new(0), whole }
     }
 
-    fn take(&self, root: &Root, depth: usize) -> Result<()> {
-        let nodes = self.nodes.fetch_add(1, Ordering::Relaxed) + 1;
-        let size = root.descriptor.size;
-        let bytes = self.bytes.fetch_add(size, Ordering::Relaxed) + size;
-        if depth > MAX_DEPTH || nodes > MAX_NODES || bytes > MAX_BYTES {
-            return Err(Error::content(format!(
-                "there are too many manifests: at most {MAX_NODES} of {} MiB together, in {MAX_DEPTH} levels, are read",
-                MAX_BYTES >> 20
-            )));
-        }
-        Ok(())
+    /// Before a manifest is read, `depth` levels below the top (faults.md C17).
+    pub(crate) fn take(&self, descriptor: &Descriptor, depth: usize) -> Result<()> {
+        self.limits.check_depth(depth, "indexes are nested")?;
+        // What is larger is refused for that, when it is read.
+        let cost = limits::of_manifest(descriptor.size.min(self.limits.document()));
+        let used = self.used.fetch_add(cost, Ordering::Relaxed).saturating_add(cost);
+        self.limits.check_memory(used, self.limits.manifests(), "the manifests take")
     }
 }
 
 async fn node(place: &Place, root: Root, depth: usize, budget: &Budget) -> Result<Node> {
-    budget.take(&root, depth)?;
     let index = match root.document {
         Document::Manifest(manifest) => return Ok(Node::Manifest(root.descriptor, manifest, root.bytes)),
         Document::Index(index) => index,
@@ -130,6 +125,7 @@ async fn node(place: &Place, root: Root, depth: usize, budget: &Budget) -> Resul
     let child = |descriptor: Descriptor| async move {
         Ok::<_, Error>(match descriptor.kind() {
             Kind::Index(_) | Kind::Manifest(_) => {
+                budget.take(&descriptor, depth + 1)?;
                 let child = match place.manifest(&descriptor).await {
                     Err(error) if error.kind() == error::Kind::NotFound && !budget.whole => return Ok(None),
                     child => child?,
@@ -271,9 +267,11 @@ pub async fn images(place: &Place, tree: &Node, platforms: &[Platform]) -> Resul
             Some(platform) if !wanted(&platform) => others.push(platform.to_string()),
             _ => {
                 bytes = bytes.saturating_add(manifest.config.size);
-                if bytes > MAX_BYTES {
-                    return Err(Error::content(format!("the configs have more than {} MiB together", MAX_BYTES >> 20))
-                        .hint("choose fewer images with --platform"));
+                let limits = place.limits();
+                if bytes > limits.documents() {
+                    return Err(
+                        limits.too_large(format!("the configs together have {bytes} bytes"), limits.documents())
+                    );
                 }
                 let image = Image::load(place, descriptor, manifest).await?;
                 if wanted(&image.platform) || claimed.is_some() {

@@ -21,7 +21,7 @@
 //!
 //! - [`error`]: errors as sentences, each with a kind (the exit code) and perhaps a hint. [`progress`]: who is told how
 //!   far the bytes have come.
-//! - [`limits`]: what content may take up, as far as a user may raise it.
+//! - [`limits`]: what content may take up; whatever has to be in memory has a share of it.
 //! - [`oci`]: the data model as pure values: digests, lossless JSON, media types, platforms, references, descriptors,
 //!   manifests, configs.
 //! - [`capability`]: Linux file capabilities as pure values: the text of setcap(8), the bytes of the extended attribute,

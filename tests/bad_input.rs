@@ -640,7 +640,8 @@ fn an_index_nested_too_deep_is_refused() {
     for _ in 0..10 {
         index = Index::new().child(&index, "").build();
     }
-    refused(5, &["too many manifests", "levels"], &index, []);
+    let said = refused(5, &["indexes are nested deeper than 8 levels"], &index, []);
+    assert!(said.hint().unwrap().contains("--max-depth"));
 }
 
 #[test]
@@ -1071,7 +1072,9 @@ fn manifests_and_configs_that_fill_the_memory_are_refused() {
     }
     manifests.build().write(&scene.path("manifests"), "1");
     configs.build().write(&scene.path("configs"), "1");
-    fails(5, &["too many manifests", "16 MiB"], ["copy", &scene.reference("manifests:1"), &scene.reference("dst:1")]);
-    fails(5, &["configs", "16 MiB"], ["inspect", &scene.reference("configs:1")]);
+    let manifests = scene.reference("manifests:1");
+    fails(5, &["the manifests take more than 64 MiB of memory"], ["copy", &manifests, &scene.reference("dst:1")]);
+    fails(5, &["the configs together have", "the limit is 16 MiB"], ["inspect", &scene.reference("configs:1")]);
+    ok(["inspect", &scene.reference("configs:1"), "--max-memory", "160MiB"]);
     ok(["copy", &scene.reference("configs:1"), &scene.reference("dst:1")]);
 }

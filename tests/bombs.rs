@@ -12,7 +12,10 @@ use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
 use common::cli::{Run, run, start};
 use common::image::{Content, Image, Index, Packing, Scene, hex};
 use common::tar::{self, dir, file};
-use common::{elf, registry::Registry};
+use common::{
+    elf,
+    registry::{Auth, Bearer, Registry, Reply},
+};
 
 /// What one run may have of memory that it writes to, stacks and heap together, in KiB: 128 MiB.
 const MEMORY: usize = 128 << 10;
@@ -186,28 +189,47 @@ fn an_extended_header_of_a_gigabyte_is_refused() {
     let (scene, image) = (Scene::new(), with_layer(blob));
     let (source, to) = (scene.source(&image), scene.reference("dst:1"));
     for arguments in [&["verify", &source][..], &["getcap", &source], &["patch", &source, &to]] {
-        let words = ["layer 4", "an extended header", "has 1073741824 bytes, the limit is 1048576"];
+        let words = ["layer 4", "an extended header", "has 1073741824 bytes, the limit is 1 MiB"];
         with_little_memory(arguments).failed(5, &words);
     }
+}
+
+/// So many indexes inside each other.
+fn deep(levels: usize) -> Content {
+    let mut content = Image::kong().build();
+    for _ in 0..levels {
+        let entry = content.descriptor("");
+        let index = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{entry}]}}"#);
+        content.manifest(OCI_INDEX, index.into_bytes());
+    }
+    content
+}
+
+/// An index of so many manifests that are no images.
+fn wide(count: usize) -> Content {
+    let mut content = Content::default();
+    let config = content.blob("application/vnd.oci.empty.v1+json", b"{}".to_vec());
+    let mut index = Index::new();
+    for number in 0..count {
+        let text = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{config},"layers":[],"annotations":{{"n":"{number}"}}}}"#
+        );
+        content.manifest(OCI_MANIFEST, text.into_bytes());
+        index = index.platform(&content, "amd64");
+        content.manifests.clear();
+    }
+    index.build()
 }
 
 // C17
 #[test]
 fn an_index_without_bottom_is_refused() {
     let scene = Scene::new();
-    let mut content = Image::kong().build();
-    let entry = |content: &Content| {
-        format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#, content.descriptor(""))
-    };
-    for _ in 0..10_000 {
-        let index = entry(&content);
-        content.manifest(OCI_INDEX, index.into_bytes());
-    }
-    let (source, to) = (scene.source(&content), scene.reference("dst:1"));
+    let (source, to) = (scene.source(&deep(10_000)), scene.reference("dst:1"));
     for arguments in
         [&["verify", &source][..], &["inspect", &source], &["patch", &source, &to], &["copy", &source, &to]]
     {
-        with_little_memory(arguments).failed(5, &["too many manifests", "2500", "16 MiB", "8 levels"]);
+        with_little_memory(arguments).failed(5, &["indexes are nested deeper than 8 levels"]);
     }
     assert!(!scene.path("dst/index.json").exists());
 }
@@ -228,5 +250,141 @@ fn whatever_the_image_memory_stays_small() {
         &["copy", &there, &scene.reference("dst:1")],
     ] {
         with_little_memory(arguments).succeeded();
+    }
+}
+
+/// `json`, an object, with so many bytes of white space in it.
+fn padded(json: &[u8], bytes: usize) -> Vec<u8> {
+    [&b"{"[..], &vec![b' '; bytes], &json[1..]].concat()
+}
+
+/// The archive of these members.
+fn archive(scene: &Scene, name: &str, tar: &[u8]) -> String {
+    fs::write(scene.path(name), tar).unwrap();
+    format!("oci-archive:{}", scene.path(name).display())
+}
+
+// C7, C17, C30, D1, D2, D17, F16: what is refused, its limit, and the option that lets it pass.
+#[test]
+fn every_limit_names_the_option_that_raises_it() {
+    let scene = Scene::new();
+    let write = |content: &Content, tag: &str| {
+        content.write(&scene.path("src"), tag);
+        scene.reference(&format!("src:{tag}"))
+    };
+    let zeros = Image::kong().packed(tar::tar(&[file("zeros", vec![0; 128 * MIB])]), Packing::Zstd).build();
+    let pax = tar::tar(&[file("opt/x", "x").pax("comment", &vec![b'c'; 2 * MIB])]);
+    let pax = Image::kong().packed(pax, Packing::Fast).build();
+    let mut manifest = Image::kong().build();
+    manifest.manifest(OCI_MANIFEST, padded(manifest.bytes(), 5 * MIB));
+    let mut config = Image::kong().build();
+    let (old, large) = (config.config(), padded(&config.blobs[&config.config()], 5 * MIB));
+    exchange(&mut config, &old, large);
+    let tags = Scene::new();
+    let many_tags = tags.source(&Image::kong().build());
+    let index = tags.path("src/index.json");
+    fs::write(&index, padded(&fs::read(&index).unwrap(), 5 * MIB)).unwrap();
+    let members = archive(&scene, "members.tar", &many(140_000, b'0'));
+    let list = archive(
+        &scene,
+        "list.tar",
+        &tar::tar(&[file("manifest.json", [&b"["[..], &vec![b' '; 5 * MIB], b"]"].concat())]),
+    );
+    // There is no image in the last three, but that is found out only then.
+    for (image, words, option, value, code) in [
+        (write(&zeros, "zeros"), "more than 2000 times its", "--max-ratio", "40000", 0),
+        (write(&pax, "pax"), "bytes, the limit is 1 MiB", "--max-memory", "512MiB", 0),
+        (write(&manifest, "manifest"), "bytes, the limit is 4 MiB", "--max-memory", "256MiB", 0),
+        (write(&config, "config"), "bytes, the limit is 4 MiB", "--max-memory", "256MiB", 0),
+        (many_tags, "bytes, the limit is 4 MiB", "--max-memory", "256MiB", 0),
+        (write(&deep(9), "deep"), "deeper than 8 levels", "--max-depth", "9", 0),
+        (write(&deep(64), "deeper"), "deeper than 8 levels", "--max-depth", "64", 0),
+        (write(&wide(3300), "wide"), "more than 64 MiB of memory", "--max-memory", "256MiB", 5),
+        (members, "more than 48 MiB of memory", "--max-memory", "256MiB", 5),
+        (list, "/manifest.json has 5242882 bytes, the limit is 4 MiB", "--max-memory", "256MiB", 3),
+    ] {
+        let said = with_little_memory(&["getcap", &image]).failed(5, &[words]);
+        assert!(said.hint().unwrap().contains(option), "{said:#?}");
+        let raised = run(["getcap", &image, option, value]);
+        assert!(raised.code == code && !raised.stderr.contains("limit"), "{raised:#?}");
+    }
+}
+
+// C17, G6: what is just below the limits.
+#[test]
+fn what_the_limits_allow_fits_into_the_memory() {
+    let scene = Scene::new();
+    let write = |content: &Content, tag: &str| {
+        content.write(&scene.path("src"), tag);
+        scene.reference(&format!("src:{tag}"))
+    };
+    let large = |number: usize| {
+        let mut content = Image::kong().layer([file("n", number.to_string())]).build();
+        content.manifest(OCI_MANIFEST, padded(content.bytes(), 4 * MIB - 4096));
+        content
+    };
+    let large = Index::new().platform(&large(1), "amd64").platform(&large(2), "arm64").build();
+    let archive = format!("oci-archive:{}:1", scene.path("a.tar").display());
+    for (image, depth) in
+        [(write(&wide(2600), "wide"), "1"), (write(&large, "large"), "1"), (write(&deep(64), "deep"), "64")]
+    {
+        for arguments in [
+            &["copy", &image, &scene.reference("dst:1"), "--force"][..],
+            &["copy", &image, &archive, "--force"],
+            &["verify", &image],
+        ] {
+            with_little_memory(&[arguments, &["--max-depth", depth]].concat()).succeeded();
+        }
+        with_little_memory(&["inspect", &image, "--max-depth", depth]);
+        with_little_memory(&["patch", &image, &scene.reference("dst:2"), "--force", "--max-depth", depth]);
+    }
+}
+
+// A31, C7
+#[test]
+fn every_limit_of_an_answer_names_the_option_that_raises_it() {
+    let registry = Registry::with(Auth::Bearer(Bearer { public: true, ..Bearer::default() }));
+    Image::kong().build().push(&registry, "kong", "1");
+    let image = format!("{}/kong:1", registry.host());
+    for (path, limit) in [("/token", "1 MiB"), ("/manifests/", "4 MiB")] {
+        registry.fault(move |request, real| {
+            let mut reply = (request.path.contains(path) && request.method == "GET").then(real)?;
+            if reply.status == 200 {
+                // White space behind the end, which a digest counts too.
+                reply.body.extend(vec![b' '; 5 * MIB]);
+            }
+            Some(reply)
+        });
+        let said =
+            with_little_memory(&["inspect", &image]).failed(5, &["bytes or more", &format!("the limit is {limit}")]);
+        assert!(said.hint().unwrap().contains("--max-memory"), "{said:#?}");
+        run(["inspect", &image, "--max-memory", "1GiB"]).succeeded();
+    }
+}
+
+// C29, G6
+#[test]
+fn lists_of_referrers_that_fill_the_memory_are_refused() {
+    let registry = Registry::start();
+    let mut index = Index::new();
+    for number in 0..8 {
+        index = index.platform(&Image::kong().layer([file("n", number.to_string())]).build(), "amd64");
+    }
+    index.build().push(&registry, "kong", "1");
+    let (image, to) = (format!("{}/kong:1", registry.host()), Scene::new().reference("dst:1"));
+    let entry = format!(r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":2}}"#, Digest::of(b"{}"));
+    let list = |bytes: usize| {
+        let entries = vec![entry.as_str(); bytes / (entry.len() + 1)].join(",");
+        format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{entries}]}}"#)
+    };
+    let arguments = ["copy", "--referrers", &image, &to];
+    for (bytes, words) in [(5 * MIB, "the limit is 4 MiB"), (4 * MIB - 4096, "more than 64 MiB of memory")] {
+        let body = list(bytes);
+        registry.fault(move |request, _| {
+            let reply = || Reply::new(200).header("content-type", OCI_INDEX).body(body.clone());
+            request.path.contains("/referrers/").then(reply)
+        });
+        let said = with_little_memory(&arguments).failed(5, &[words]);
+        assert!(said.hint().unwrap().contains("--max-memory"), "{said:#?}");
     }
 }

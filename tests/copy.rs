@@ -403,7 +403,7 @@ fn more_referrers_than_anybody_has_are_refused() {
     let (scene, registry) = (Scene::new(), Registry::start());
     let image = Image::kong().build();
     image.push(&registry, "kong", "1");
-    let entries: Vec<String> = (0..1001)
+    let entries: Vec<String> = (0..3300)
         .map(|number| {
             let text = format!(r#"{{"schemaVersion":2,"manifests":[],"x":{number}}}"#);
             let digest = registry.put_manifest("kong", None, OCI_INDEX, text.as_bytes());
@@ -413,8 +413,34 @@ fn more_referrers_than_anybody_has_are_refused() {
     let text = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#, entries.join(","));
     registry.put_manifest("kong", Some(&image.digest.replace(':', "-")), OCI_INDEX, text.as_bytes());
     let to = scene.reference("dst:1");
-    fails(5, &["more than 1000 manifests refer to it"], ["copy", "--referrers", &host(&registry, "kong:1"), &to]);
+    let words = ["the manifests take more than 64 MiB of memory"];
+    let said = fails(5, &words, ["copy", "--referrers", &host(&registry, "kong:1"), &to]);
+    assert!(said.hint().unwrap().contains("--max-memory"));
     assert!(!scene.path("dst/index.json").exists());
+}
+
+// faults.md C29
+#[test]
+fn referrers_of_referrers_are_followed_to_their_limit() {
+    let (scene, registry) = (Scene::new(), Registry::start());
+    registry.has_referrers_api();
+    let image = Image::kong().build();
+    image.push(&registry, "kong", "1");
+    let mut subject = image.descriptor("");
+    let mut grow = || {
+        let text = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[],"subject":{subject}}}"#);
+        let digest = registry.put_manifest("kong", None, OCI_INDEX, text.as_bytes());
+        subject = format!(r#"{{"mediaType":"{OCI_INDEX}","digest":"{digest}","size":{}}}"#, text.len());
+    };
+    let (source, to) = (host(&registry, "kong:1"), scene.reference("dst:1"));
+    (0..8).for_each(|_| grow());
+    let copied = json(["copy", "--referrers", &source, &to]);
+    assert_eq!(copied["referrers"]["manifests"].as_array().unwrap().len(), 8, "{copied}");
+    grow();
+    let said = fails(5, &["deeper than 8 levels"], ["copy", "--referrers", &source, &to]);
+    assert!(said.hint().unwrap().contains("--max-depth"));
+    let copied = json(["copy", "--referrers", "--max-depth", "9", &source, &to]);
+    assert_eq!(copied["referrers"]["manifests"].as_array().unwrap().len(), 9, "{copied}");
 }
 
 #[test]

@@ -192,7 +192,7 @@ proptest! {
         }
         let (was, is) = (blobs(&layout), blobs(&scene.path("dst")));
         prop_assert_eq!(is, was);
-        let (_, bytes) = Layout::new(scene.path("dst")).resolve(Some(&Target::Tag("1".into()))).unwrap().unwrap();
+        let (_, bytes) = Layout::new(scene.path("dst"), Limits::default()).resolve(Some(&Target::Tag("1".into()))).unwrap().unwrap();
         prop_assert_eq!(bytes, text);
     }
 }

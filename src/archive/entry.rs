@@ -12,11 +12,10 @@ use crate::archive::extensions::Extensions;
 use crate::archive::header::{BLOCK, Block};
 use crate::archive::path;
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 
 pub(crate) use crate::archive::header::looks_like_tar;
 
-/// Bytes that one extended header (PAX, or a long name) may have.
-pub(crate) const MAX_EXTENSION: u64 = 1 << 20;
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -121,6 +120,7 @@ impl Entry {
 /// Reads the entries of a tar one after the other.
 pub struct Entries<R> {
     reader: R,
+    limits: Limits,
     /// Of the current entry: content that nobody read yet, and the padding behind it.
     content: u64,
     padding: u64,
@@ -145,8 +145,17 @@ impl<R: BufRead + Seek> Entries<R> {
 
 impl<R: BufRead> Entries<R> {
     /// Reads `reader`, an uncompressed tar. A buffer of 64 KiB or more makes it fast.
-    pub fn new(reader: R) -> Self {
-        Entries { reader, content: 0, padding: 0, sparse: false, current: Vec::new(), ended: false, end_mark: false }
+    pub fn new(reader: R, limits: &Limits) -> Self {
+        Entries {
+            reader,
+            limits: *limits,
+            content: 0,
+            padding: 0,
+            sparse: false,
+            current: Vec::new(),
+            ended: false,
+            end_mark: false,
+        }
     }
 
     /// The next entry; what was not read of the content of the one before is skipped. `None` comes after the reader was
@@ -261,12 +270,7 @@ impl<R: BufRead> Entries<R> {
 
     fn read_extension(&mut self, header: &Block) -> Result<Vec<u8>> {
         let size = header.size()?;
-        if size > MAX_EXTENSION {
-            return Err(Error::content(format!(
-                "an extended header after {} has {size} bytes, the limit is {MAX_EXTENSION}",
-                path::show(&self.current)
-            )));
-        }
+        self.limits.check_header(size, format!("an extended header after {}", path::show(&self.current)))?;
         let mut data = Vec::new();
         self.reader.by_ref().take(size).read_to_end(&mut data).map_err(|e| from_io("the tar", &e))?;
         if data.len() as u64 != size {

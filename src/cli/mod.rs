@@ -28,7 +28,7 @@ pub use self::bug::report_panic;
 use self::output::{Output, given};
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, Image, Node};
-use crate::limits::{Limits, Size};
+use crate::limits::{Depth, Limits, Size};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::transport::registry::{Client, Options};
@@ -120,9 +120,12 @@ struct Common {
     /// How many times its size a layer may unpack to [default: 2000]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Limits")]
     max_ratio: Option<u64>,
-    /// Memory for one image: large windows of zstd and very many files take more [default: 128MiB]
+    /// Memory for one image; manifests, lists of files and windows of zstd have shares of it [default: 128MiB]
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
     max_memory: Option<Size>,
+    /// How deep indexes may be nested, 1 to 64 [default: 8]
+    #[arg(long, global = true, value_name = "N", value_parser = parse_depth, help_heading = "Limits")]
+    max_depth: Option<Depth>,
     /// The socket of containerd, for containerd:NAME [default: CONTAINERD_ADDRESS or /run/containerd/containerd.sock]
     #[arg(long, global = true, value_name = "SOCKET", help_heading = "Engines")]
     containerd_address: Option<PathBuf>,
@@ -153,6 +156,7 @@ impl Common {
             max_wait: Duration::from_secs(self.max_wait),
             jobs: self.jobs.into(),
             journal_dir: journal_dir(),
+            limits,
             ..Options::default()
         })?;
         let address = self.containerd_address.clone().or_else(|| variable("CONTAINERD_ADDRESS").map(PathBuf::from));
@@ -177,6 +181,7 @@ impl Common {
             unpacked: self.max_unpacked.map_or(limits.unpacked, |Size(size)| size),
             ratio: self.max_ratio.unwrap_or(limits.ratio),
             memory: self.max_memory.map_or(limits.memory, |Size(size)| size),
+            depth: self.max_depth.map_or(limits.depth, |Depth(depth)| depth),
         }
     }
 
@@ -342,6 +347,10 @@ fn parse_host(text: &str) -> Result<String, String> {
 }
 
 fn parse_size(text: &str) -> Result<Size, String> {
+    text.parse().map_err(with_hint)
+}
+
+fn parse_depth(text: &str) -> Result<Depth, String> {
     text.parse().map_err(with_hint)
 }
 

@@ -10,7 +10,7 @@ use super::output::bytes;
 use super::patch::source_date_epoch;
 use super::{Common, bars, parse_reference, with_hint};
 use crate::error::{Error, Result, printable};
-use crate::limits::Size;
+use crate::limits::{Depth, Size};
 use crate::oci::reference::Reference;
 use crate::sync::job::Job;
 use crate::sync::report::{End, Report, Row};
@@ -167,6 +167,7 @@ fn job(arguments: &Arguments, common: &Common, text: &str, spec: &Spec) -> Resul
     given.extend(common.max_unpacked.map(|Size(size)| format!("--max-unpacked={size}")));
     given.extend(common.max_ratio.map(|ratio| format!("--max-ratio={ratio}")));
     given.extend(common.max_memory.map(|Size(size)| format!("--max-memory={size}")));
+    given.extend(common.max_depth.map(|Depth(depth)| format!("--max-depth={depth}")));
     given.extend(common.plain_http.iter().map(|host| format!("--plain-http={host}")));
     given.extend(common.realm_host.iter().map(|host| format!("--realm-host={host}")));
     let job = Job { name: &arguments.job_name, image, shards, secret: &arguments.secret, arguments: &given };

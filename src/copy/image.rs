@@ -19,7 +19,7 @@ use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, Target};
 use crate::progress::Progress;
 use crate::transport::registry::Stored;
-use crate::transport::{MAX_MANIFEST, Place, Root};
+use crate::transport::{Place, Root};
 
 /// The places and names that an image goes from and to.
 pub struct Route<'a> {
@@ -264,7 +264,7 @@ impl Copy<'_> {
     /// An entry of an index that is of no known type: wherever it is kept, among manifests or blobs, it goes to the same.
     async fn unknown(&self, entry: &Descriptor) -> Result<Moved> {
         let Route { from, to, .. } = self.route;
-        let document = if entry.size > MAX_MANIFEST { None } else { found(from.document(entry).await)? };
+        let document = if entry.size > from.limits().document() { None } else { found(from.document(entry).await)? };
         if let Some(bytes) = document {
             self.mover(false).copy(from, to, &artifact_blobs(entry, &bytes)?).await?;
             match to.push_manifest(entry, &bytes).await {

@@ -18,10 +18,6 @@ use crate::transport::registry::Stored;
 
 /// What cosign puts behind the digest of what it signed, attested or described.
 const COSIGN: [&str; 3] = ["sig", "att", "sbom"];
-/// Referrers of referrers, such as the signature of an SBOM (faults.md C29).
-const MAX_DEPTH: usize = 4;
-/// Referrers of one image altogether (faults.md C29).
-const MAX_REFERRERS: usize = 1000;
 /// Questions that are asked at the same time.
 const AT_ONCE: usize = 8;
 
@@ -57,12 +53,18 @@ pub(super) struct Found {
 pub(super) async fn find(place: &Place, tree: &Node) -> Result<Found> {
     let mut found = Found::default();
     let mut seen = HashSet::new();
-    let budget = &Budget::new(true);
+    let budget = &Budget::new(place, true);
     let mut subjects: Vec<Digest> = tree.nodes().into_iter().map(|node| node.descriptor().digest.clone()).collect();
-    for _ in 0..MAX_DEPTH {
+    // A signature of an SBOM is the second level (faults.md C29).
+    for depth in 0.. {
         subjects.retain(|subject| seen.insert(subject.clone()));
+        if subjects.is_empty() {
+            break;
+        }
+        place.limits().check_depth(depth, "what refers to it is referred to in turn,")?;
         let ask = |subject: Digest| async move {
             let referrers = place.referrers(&subject).await?;
+            referrers.iter().try_for_each(|referrer| budget.take(referrer, 0))?;
             let tags =
                 stream::iter(COSIGN).then(|suffix| tagged(place, format!("{}.{suffix}", subject.as_tag()), budget));
             let tags: Vec<Option<(String, Node)>> = tags.try_collect().await?;
@@ -71,9 +73,6 @@ pub(super) async fn find(place: &Place, tree: &Node) -> Result<Found> {
         let answers = stream::iter(std::mem::take(&mut subjects)).map(ask).buffered(AT_ONCE);
         let answers: Vec<_> = answers.try_collect().await?;
         for (subject, referrers, tags) in answers {
-            if found.manifests.len() + found.tagged.len() + referrers.len() > MAX_REFERRERS {
-                return Err(Error::content(format!("more than {MAX_REFERRERS} manifests refer to it")));
-            }
             for referrer in &referrers {
                 if !seen.contains(&referrer.digest) && !subjects.contains(&referrer.digest) {
                     let root =
@@ -90,18 +89,14 @@ pub(super) async fn find(place: &Place, tree: &Node) -> Result<Found> {
                 found.tagged.push((tag, node));
             }
         }
-        if subjects.is_empty() {
-            break;
-        }
     }
     Ok(found)
 }
 
 async fn tagged(place: &Place, tag: String, budget: &Budget) -> Result<Option<(String, Node)>> {
-    match place.resolve(Some(&Target::Tag(tag.clone()))).await? {
-        Some(root) => Ok(Some((tag, image::tree_within(place, &root, budget).await?))),
-        None => Ok(None),
-    }
+    let Some(root) = place.resolve(Some(&Target::Tag(tag.clone()))).await? else { return Ok(None) };
+    budget.take(&root.descriptor, 0)?;
+    Ok(Some((tag, image::tree_within(place, &root, budget).await?)))
 }
 
 impl Found {

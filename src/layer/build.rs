@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
 use crate::archive::compression::Encoder;
-use crate::archive::entry::{Entry, Kind, MAX_EXTENSION};
+use crate::archive::entry::{Entry, Kind};
 use crate::archive::extensions::XATTR;
 use crate::archive::header::BLOCK;
 use crate::archive::path;
@@ -24,6 +24,8 @@ use crate::oci::media_type::Compression;
 
 /// The extended attribute that holds a file's capabilities, capabilities(7).
 pub const CAPABILITY: &[u8] = b"security.capability";
+/// Bytes of an extended header that container engines read: `maxSpecialFileSize` of Go's archive/tar.
+const MAX_EXTENSION: usize = 1 << 20;
 /// The largest numbers of the ustar fields with 7 and with 11 octal digits.
 const MAX_7: u64 = 0o7_777_777;
 const MAX_11: u64 = 0o77_777_777_777;
@@ -111,11 +113,10 @@ fn write_entry(out: &mut dyn Write, entry: &Entry, content: &mut impl Read) -> R
     if !records.is_empty() {
         let mut data = Vec::new();
         records.iter().for_each(|(key, value)| pax::append(&mut data, key, value));
-        if data.len() as u64 > MAX_EXTENSION {
-            return Err(Error::content(format!(
-                "the extended attributes of {} are longer than {MAX_EXTENSION} bytes",
-                path::show(&entry.path)
-            )));
+        if data.len() > MAX_EXTENSION {
+            let message = format!("the extended attributes of {} have {} bytes", path::show(&entry.path), data.len());
+            return Err(Error::content(format!("{message}, the limit is {MAX_EXTENSION}"))
+                .hint("container engines read no more of them for one file"));
         }
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(tar::EntryType::XHeader);
@@ -242,7 +243,7 @@ mod tests {
         let descriptor = Descriptor::new("x", layer.digest.clone(), layer.size).unwrap();
         let mut reader =
             LayerReader::new(layer.content.reader(0), &descriptor, &layer.diff_id, &Limits::default()).unwrap();
-        let mut entries = Entries::new(&mut reader);
+        let mut entries = Entries::new(&mut reader, &Limits::default());
         let mut list = Vec::new();
         while let Some(entry) = entries.next_entry().unwrap() {
             let mut content = Vec::new();

@@ -137,7 +137,7 @@ impl Index {
             grounded: HashSet::new(),
             implied: HashSet::new(),
         };
-        let mut entries = Entries::new(reader);
+        let mut entries = Entries::new(reader, limits);
         let mut number = 0;
         while let Some(entry) = entries.next_entry()? {
             scan.take(number, entry, &mut entries)?;

@@ -65,6 +65,8 @@ pub struct Tree {
     plain: Vec<Arc<Node>>,
     /// Bytes that it takes, about.
     memory: u64,
+    /// Whether another one is to have half of the memory.
+    half: bool,
     limits: Limits,
 }
 
@@ -74,6 +76,11 @@ impl Tree {
         Tree { limits, ..Tree::default() }
     }
 
+    /// An empty tree that is one of two: it may become half as large.
+    pub fn one_of_two(limits: Limits) -> Self {
+        Tree { half: true, ..Tree::new(limits) }
+    }
+
     /// Puts one more layer on top: `blob` is the content that `descriptor` names, and its tar hashes to `diff_id`. After an
     /// error the tree is empty, since nothing of a layer that did not verify may be believed.
     pub fn apply(&mut self, blob: impl Read, descriptor: &Descriptor, diff_id: &Digest, detail: Detail) -> Result<()> {
@@ -81,7 +88,7 @@ impl Tree {
         let place = format!("layer {} ({})", tree.layers + 1, descriptor.digest);
         let applied = (|| {
             let mut reader = LayerReader::new(blob, descriptor, diff_id, &tree.limits)?;
-            let mut entries = Entries::new(&mut reader);
+            let mut entries = Entries::new(&mut reader, &tree.limits);
             while let Some(entry) = entries.next_entry()? {
                 let mut content = None;
                 if detail == Detail::Everything && entry.kind == Kind::File {
@@ -184,9 +191,8 @@ impl Tree {
         path.shrink_to_fit();
         let name = NAME + path.len() as u64;
         self.memory += name;
-        if self.memory > self.limits.files() {
-            return Err(self.limits.exceeded("the files of the image take", self.limits.files()));
-        }
+        let part = self.limits.files() / if self.half { 2 } else { 1 };
+        self.limits.check_memory(self.memory, part, "the files of the image take")?;
         if let Some(old) = self.places.insert(path, Placed { node, layer: self.layers }) {
             self.forget(name, old);
         }
@@ -339,6 +345,25 @@ mod tests {
         assert!(tree(&[vec![file("a", b""), file("a/b", b"")]]).is_err());
         assert!(tree(&[vec![symlink("a", "a"), file("a/b", b"")]]).is_err());
         assert!(tree(&[vec![file("a/.wh.", b"")]]).is_err());
+    }
+
+    // Two images that are compared share the memory for files, not what may be read of each.
+    #[test]
+    fn one_of_two_trees_may_become_half_as_large() {
+        let limits = Limits { memory: 1 << 20, ..Limits::default() };
+        let fits = |tree: &Tree, frames: &[Vec<u8>]| {
+            let layer = Layer::of(frames);
+            let applied = tree.clone().apply(&layer.blob[..], &layer.descriptor, &layer.diff_id, Detail::Attributes);
+            applied.map_err(|e| e.to_string())
+        };
+        let (whole, half) = (Tree::new(limits), Tree::one_of_two(limits));
+        let many: Vec<_> = (0..3000).map(|number| file(&format!("{number:090}"), b"")).collect();
+        fits(&whole, &many).unwrap();
+        assert!(fits(&half, &many).unwrap_err().contains("more than 320 KiB of memory, of 1 MiB"));
+        let header = [pax(&[(b"comment", &[b'c'; 8000])]), file("a", b"")];
+        for tree in [&whole, &half] {
+            fits(tree, &header).unwrap();
+        }
     }
 
     #[test]

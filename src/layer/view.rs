@@ -21,8 +21,6 @@ use crate::limits::Limits;
 
 /// How deep the question where one entry lands may depend on where others do. Real layers stay below ten.
 const MAX_DEPTH: usize = 50;
-/// Events that all questions about one image may look at.
-const MAX_WORK: u64 = 50_000_000;
 
 /// What is at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -242,10 +240,10 @@ where
                 candidates.push(candidate(event, path.len()));
             }
         }
-        if self.work > MAX_WORK {
-            return Err(Error::content(format!(
-                "the layers are so entangled that a file is not found in {MAX_WORK} steps"
-            )));
+        let steps = self.limits.steps();
+        if self.work > steps {
+            let message = format!("the layers are so entangled that a file is not found in {steps} steps");
+            return Err(Error::content(message).hint("if the image is right, raise the limit with --max-memory"));
         }
         // What an entry implies happens before what it does.
         candidates.sort_by_key(|candidate| std::cmp::Reverse((candidate.entry, candidate.what != What::Implied)));

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::image::{self, Image, Node};
+use crate::limits::Limits;
 use crate::oci::config::{History, ImageConfig};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
@@ -130,7 +131,7 @@ pub async fn plan(
     let patched: Vec<PatchedImage> =
         stream::iter(images.into_iter().map(patch)).buffered(IMAGES_AT_ONCE).try_collect().await?;
 
-    let mut new = New { notes, ..New::default() };
+    let mut new = New { notes, limits: options.limits, ..New::default() };
     for image in &patched {
         new.children.insert(image.source.descriptor.digest.clone(), (image.descriptor.clone(), image.bytes.clone()));
     }
@@ -241,7 +242,7 @@ async fn patch_image(
                 .to_owned(),
         );
     }
-    check_size(&bytes)?;
+    options.limits.check_document(bytes.len() as u64, "the new manifest")?;
     let descriptor = source.descriptor.with_content(Digest::of(&bytes), bytes.len() as u64)?;
     let change = ImageChange {
         platform: source.platform.to_string(),
@@ -276,20 +277,10 @@ pub fn history(config: &ImageConfig, request: &Request, empty_layer: bool) -> Re
     Ok(History { created: config.created()?, created_by: Some(text), empty_layer })
 }
 
-/// Registries need not accept manifests beyond 4 MiB (distribution-spec, "Pushing manifests").
-fn check_size(bytes: &[u8]) -> Result<()> {
-    if bytes.len() as u64 > crate::transport::MAX_MANIFEST {
-        return Err(Error::content(format!(
-            "the new manifest would have {} bytes, more than registries accept",
-            bytes.len()
-        )));
-    }
-    Ok(())
-}
-
 /// New manifests, collected while the tree is rebuilt from its leaves.
 #[derive(Default)]
 struct New {
+    limits: Limits,
     /// By the digest of what they replace.
     children: HashMap<Digest, (Descriptor, Bytes)>,
     manifests: Vec<(Descriptor, Bytes)>,
@@ -359,7 +350,7 @@ impl New {
             }
             Family::Docker => index.with_children(&children, &[])?,
         };
-        check_size(&bytes)?;
+        self.limits.check_document(bytes.len() as u64, "the new index")?;
         let new = descriptor.with_content(Digest::of(&bytes), bytes.len() as u64)?;
         let bytes = Bytes::from(bytes);
         self.manifests.push((new.clone(), bytes.clone()));

@@ -10,7 +10,7 @@ use super::yaml::{self, ListOr, OneOrMany, SwitchOr, Text};
 use crate::capability::FileCapabilities;
 use crate::copy::Memory;
 use crate::error::{Error, Result};
-use crate::limits::{Limits, Size};
+use crate::limits::{Depth, Limits, Size};
 use crate::oci::config::Port;
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, Target};
@@ -159,6 +159,8 @@ struct Maxima {
     max_ratio: Option<Text<Count>>,
     #[serde(deserialize_with = "yaml::some")]
     max_memory: Option<Text<Size>>,
+    #[serde(deserialize_with = "yaml::some")]
+    max_depth: Option<Text<Depth>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -247,12 +249,13 @@ impl Spec {
         if images.is_empty() {
             return Err(Error::usage(format!("{name}: there are no images in it")));
         }
-        let Maxima { max_unpacked, max_ratio, max_memory } = file.limits;
+        let Maxima { max_unpacked, max_ratio, max_memory, max_depth } = file.limits;
         let limits = Limits::default();
         let limits = Limits {
             unpacked: max_unpacked.map_or(limits.unpacked, |Text(Size(size))| size),
             ratio: max_ratio.map_or(limits.ratio, |Text(Count(count))| count as u64),
             memory: max_memory.map_or(limits.memory, |Text(Size(size))| size),
+            depth: max_depth.map_or(limits.depth, |Text(Depth(depth))| depth),
         };
         Ok(Spec { images, limits })
     }

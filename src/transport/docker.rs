@@ -11,26 +11,24 @@ use serde_json::Value;
 
 use crate::blob::{Spool, SpoolWriter};
 use crate::error::{Error, Kind, Result};
+use crate::limits::Limits;
 use crate::transport::{ByteStream, blocking};
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 /// How long the engine may stay silent; it may have to pack a large layer before it says the first word.
 const STALL: Duration = Duration::from_secs(300);
-/// Bytes of an answer that is no image.
-const ANSWER_LIMIT: usize = 4 << 20;
-/// Bytes of one saved image.
-const SAVED_LIMIT: u64 = 256 << 30;
 
 /// A Docker engine that can be asked.
 #[derive(Clone, Debug)]
 pub struct Engine {
     client: Client,
     socket: PathBuf,
+    limits: Limits,
 }
 
 impl Engine {
     /// The engine at `host`, as `DOCKER_HOST` has it: `unix://PATH`, or a path. Nothing is connected yet.
-    pub fn new(host: &str) -> Result<Self> {
+    pub fn new(host: &str, limits: Limits) -> Result<Self> {
         let socket = match host.split_once("://") {
             Some(("unix", path)) => path,
             None => host,
@@ -49,7 +47,7 @@ impl Engine {
             .read_timeout(STALL)
             .build()
             .map_err(|e| Error::failed(format!("cannot set up a connection to {}: {e}", socket.display())))?;
-        Ok(Engine { client, socket })
+        Ok(Engine { client, socket, limits })
     }
 
     /// Whether both are one engine.
@@ -87,9 +85,7 @@ impl Engine {
         let mut total = 0;
         while let Some(piece) = response.chunk().await.map_err(|e| self.broken(&e))? {
             total += piece.len() as u64;
-            if total > SAVED_LIMIT {
-                return Err(Error::content(format!("{self}: {name} has more than {SAVED_LIMIT} bytes")));
-            }
+            self.limits.check_unpacked(total, None, &format!("{self}: {name}"))?;
             spool = blocking(move || {
                 spool.write_all(&piece).map_err(|e| {
                     Error::io("cannot write a temporary file", &e).hint("set TMPDIR to a directory with space")
@@ -173,8 +169,9 @@ impl Engine {
     async fn text(&self, mut response: Response) -> Result<String> {
         let mut body = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(|e| self.broken(&e))? {
-            if body.len() + piece.len() > ANSWER_LIMIT {
-                return Err(Error::content(format!("{self}: the answer is longer than {ANSWER_LIMIT} bytes")));
+            let (size, limit) = ((body.len() + piece.len()) as u64, self.limits.document());
+            if size > limit {
+                return Err(self.limits.too_large(format!("{self}: the answer has {size} bytes or more"), limit));
             }
             body.extend_from_slice(&piece);
         }
@@ -202,7 +199,7 @@ mod tests {
             ("tcp://10.0.0.1:2375", None),
             ("ssh://host", None),
         ] {
-            let engine = Engine::new(host).ok();
+            let engine = Engine::new(host, Limits::default()).ok();
             assert_eq!(engine.map(|engine| engine.socket), socket.map(PathBuf::from), "{host}");
         }
     }

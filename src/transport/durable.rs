@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
-use crate::transport::MAX_MANIFEST;
+use crate::limits::Limits;
 
 /// The lock, a file beside `index.json`, which itself is replaced and so cannot be locked.
 pub(super) const LOCK: &str = ".capatch.lock";
@@ -150,8 +150,7 @@ pub(super) fn remove_garbage(directory: &Path) {
 }
 
 /// A small file; `None` if it does not exist.
-pub(super) fn read_limited(path: &Path) -> Result<Option<Vec<u8>>> {
-    let mut bytes = Vec::new();
+pub(super) fn read_limited(path: &Path, limits: &Limits) -> Result<Option<Vec<u8>>> {
     // A named pipe must not make us wait.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = match File::options().read(true).custom_flags(flags).open(path) {
@@ -160,10 +159,13 @@ pub(super) fn read_limited(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
         Err(e) => return Err(Error::io(path.display(), &e)),
     };
-    file.take(MAX_MANIFEST + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path.display(), &e))?;
-    if bytes.len() as u64 > MAX_MANIFEST {
-        return Err(Error::content(format!("{} is larger than {MAX_MANIFEST} bytes", path.display())));
-    }
+    let size = file.metadata().map_err(|e| Error::io(path.display(), &e))?.len();
+    limits.check_document(size, path.display())?;
+    let mut bytes = Vec::new();
+    file.take(limits.document().saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::io(path.display(), &e))?;
+    limits.check_document(bytes.len() as u64, path.display())?;
     Ok(Some(bytes))
 }
 

@@ -26,9 +26,6 @@ pub use place::{Place, Root, Transports, blocking};
 /// Content on its way, in pieces. It was not verified: the consumer hashes it.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
-/// Bytes that a manifest, an index, a config or an `index.json` may have (faults.md §5).
-pub const MAX_MANIFEST: u64 = 4 << 20;
-
 /// Content that can be opened again, at any offset: what an upload needs to start over.
 #[derive(Clone)]
 pub enum Content {

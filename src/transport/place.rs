@@ -21,7 +21,7 @@ use crate::transport::docker::Engine;
 use crate::transport::layout::Layout;
 use crate::transport::pieces::PieceReader;
 use crate::transport::registry::{Client, Pushed, Repository, Stored};
-use crate::transport::{ByteStream, Content, MAX_MANIFEST, from_reader};
+use crate::transport::{ByteStream, Content, from_reader};
 
 /// A repository on a registry, a directory, a file, or the store of a container engine.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ pub struct Transports {
     pub containerd: containerd::Options,
     /// The Docker engine, as `DOCKER_HOST` has it; empty for the usual socket.
     pub docker: String,
-    /// What an archive may unpack to.
+    /// What is read of an image may take up; those of the registries are their own.
     pub limits: Limits,
 }
 
@@ -80,16 +80,26 @@ impl Place {
     pub fn of(reference: &Reference, transports: &Transports) -> Result<Self> {
         Ok(match reference {
             Reference::Registry { repository, .. } => Place::Registry(transports.registries.repository(repository)?),
-            Reference::Layout { path, .. } => Place::Layout(Layout::new(path)),
+            Reference::Layout { path, .. } => Place::Layout(Layout::new(path, transports.limits)),
             Reference::Archive { format, path, .. } => Place::Archive(Archive::new(path, *format, transports.limits)),
             Reference::Containerd { repository, .. } => {
-                Place::Containerd(Containerd::new(transports.containerd.clone()), repository.clone())
+                Place::Containerd(Containerd::new(transports.containerd.clone(), transports.limits), repository.clone())
             }
             Reference::Daemon { repository, .. } => {
-                let engine = Engine::new(&transports.docker)?;
+                let engine = Engine::new(&transports.docker, transports.limits)?;
                 Place::Archive(Archive::of_engine(engine, repository.clone(), transports.limits))
             }
         })
+    }
+
+    /// What may be read here of an image.
+    pub fn limits(&self) -> Limits {
+        match self {
+            Place::Registry(repository) => repository.limits(),
+            Place::Layout(layout) => layout.limits(),
+            Place::Archive(archive) => archive.limits(),
+            Place::Containerd(containerd, _) => containerd.limits(),
+        }
     }
 
     /// The same place, to be written to. An image that gets no name of its own there is called after `source`.
@@ -134,7 +144,7 @@ impl Place {
                     (None, Some(digest)) => (None, digest),
                     (None, None) => return Ok(None),
                 };
-                let Some(bytes) = containerd.small(&digest, MAX_MANIFEST).await? else { return Ok(None) };
+                let Some(bytes) = containerd.small(&digest).await? else { return Ok(None) };
                 (claimed, bytes, Some(digest))
             }
         };
@@ -177,16 +187,13 @@ impl Place {
 
     /// The verified bytes of a document that stands where manifests do, whatever its type.
     pub async fn document(&self, descriptor: &Descriptor) -> Result<Bytes> {
-        if descriptor.size > MAX_MANIFEST {
-            let message = format!("{} is larger than a manifest may be ({MAX_MANIFEST} bytes)", descriptor.digest);
-            return Err(Error::content(message));
-        }
+        self.limits().check_document(descriptor.size, &descriptor.digest)?;
         let found = match self {
             Place::Registry(repository) => {
                 let found = repository.manifest(&Target::Digest(descriptor.digest.clone())).await?;
                 found.map(|found| found.bytes)
             }
-            Place::Containerd(containerd, _) => containerd.small(&descriptor.digest, MAX_MANIFEST).await?,
+            Place::Containerd(containerd, _) => containerd.small(&descriptor.digest).await?,
             Place::Layout(_) | Place::Archive(_) => Some(self.small_blob(descriptor).await?),
         };
         let bytes = found.ok_or_else(|| {
@@ -197,11 +204,15 @@ impl Place {
         Ok(bytes)
     }
 
-    /// A blob that fits into memory, such as a config; at most 4 MiB.
+    /// A blob that fits into memory, such as a config; at most [`Limits::document`].
     pub async fn small_blob(&self, descriptor: &Descriptor) -> Result<Bytes> {
-        if descriptor.size > MAX_MANIFEST {
-            let message = format!("{} has {} bytes, the limit is {MAX_MANIFEST}", descriptor.digest, descriptor.size);
-            return Err(Error::content(message));
+        self.limits().check_document(descriptor.size, &descriptor.digest)?;
+        if let Place::Layout(_) | Place::Archive(_) = self {
+            // In one step, for there may be thousands of them.
+            let (place, descriptor) = (self.clone(), descriptor.clone());
+            let read =
+                move || blob::read_small(place.open_blocking(&descriptor.digest, 0)?, &descriptor, &place.limits());
+            return blocking(read).await;
         }
         let mut stream = self.blob(descriptor, 0).await?;
         let mut verifier = blob::Verifier::new(descriptor);
@@ -238,21 +249,23 @@ impl Place {
     /// A blob of a place that is read by blocking calls.
     async fn open(&self, descriptor: &Descriptor, offset: u64) -> Result<Box<dyn Read + Send>> {
         let (place, digest) = (self.clone(), descriptor.digest.clone());
-        blocking(move || match &place {
+        blocking(move || place.open_blocking(&digest, offset)).await
+    }
+
+    fn open_blocking(&self, digest: &Digest, offset: u64) -> Result<Box<dyn Read + Send>> {
+        match self {
             Place::Layout(layout) => {
                 use std::io::{Seek, SeekFrom};
-                let mut file = layout.open(&digest)?;
-                file.seek(SeekFrom::Start(offset)).map_err(|e| Error::io(&digest, &e))?;
-                Ok(Box::new(Named { name: format!("{digest} in {}", layout.show()), reader: file })
-                    as Box<dyn Read + Send>)
+                let mut file = layout.open(digest)?;
+                file.seek(SeekFrom::Start(offset)).map_err(|e| Error::io(digest, &e))?;
+                Ok(Box::new(Named { name: format!("{digest} in {}", layout.show()), reader: file }))
             }
             Place::Archive(archive) => {
-                let reader = archive.open(&digest, offset)?;
-                Ok(Box::new(Named { name: format!("{digest} in {}", archive.show()), reader }) as Box<dyn Read + Send>)
+                let reader = archive.open(digest, offset)?;
+                Ok(Box::new(Named { name: format!("{digest} in {}", archive.show()), reader }))
             }
             Place::Registry(_) | Place::Containerd(..) => Err(Error::failed("not read by blocking calls")),
-        })
-        .await
+        }
     }
 
     /// How many hosts may be asked for content here; a mirror that gave wrong bytes is one less.

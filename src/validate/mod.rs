@@ -249,9 +249,9 @@ async fn verify_image(
                 let before = apply(Tree::new(limits), place, layers, Detail::Everything, progress).await?;
                 (before.clone(), apply(before, place, rest, Detail::Everything, progress).await?)
             } else {
-                let half = Limits { memory: limits.memory / 2, ..limits };
-                let before = apply(Tree::new(half), base.place(), common, Detail::Everything, progress).await?;
-                (before, apply(Tree::new(half), place, layers, Detail::Everything, progress).await?)
+                let before =
+                    apply(Tree::one_of_two(limits), base.place(), common, Detail::Everything, progress).await?;
+                (before, apply(Tree::one_of_two(limits), place, layers, Detail::Everything, progress).await?)
             };
             differences = base.compare(place, image, base_image, &before, &tree).await?;
             tree

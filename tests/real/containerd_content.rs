@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use capatch::error::{Error, Kind};
+use capatch::limits::Limits;
 use capatch::oci::descriptor::Descriptor;
 use capatch::oci::digest::{Algorithm, Digest, Hasher};
 use capatch::oci::media_type;
@@ -24,7 +25,9 @@ fn client(containerd: &Containerd) -> Client {
 }
 
 fn client_in(containerd: &Containerd, namespace: &str) -> Client {
-    Client::new(Options { address: containerd.socket(), namespace: namespace.to_owned() })
+    // A document has a 32nd of this: 1 MiB.
+    let limits = Limits { memory: 32 * MIB as u64, ..Limits::default() };
+    Client::new(Options { address: containerd.socket(), namespace: namespace.to_owned() }, limits)
 }
 
 fn bytes(seed: u32, length: usize) -> Bytes {
@@ -92,7 +95,7 @@ async fn blobs_come_back_as_they_went() {
         for (seed, length) in [(1, 0), (2, 1), (3, MIB), (4, 3 * MIB + 7)] {
             let (descriptor, bytes) = blob(seed, length);
             assert!(!client.has_blob(&descriptor).await.unwrap());
-            assert_eq!(client.small(&descriptor.digest, 10).await.unwrap(), None);
+            assert_eq!(client.small(&descriptor.digest).await.unwrap(), None);
             for _ in 0..2 {
                 client.push_blob(&descriptor, &bytes.clone().into(), None).await.unwrap();
                 assert!(client.has_blob(&descriptor).await.unwrap());
@@ -101,7 +104,7 @@ async fn blobs_come_back_as_they_went() {
             let offset = length / 3;
             assert_eq!(read(&client, &descriptor, offset as u64).await, bytes[offset..]);
             assert!(client.blob(&descriptor, length as u64 + 1).await.is_err());
-            let small = client.small(&descriptor.digest, MIB as u64).await;
+            let small = client.small(&descriptor.digest).await;
             assert_eq!(small.is_ok(), length <= MIB, "a limit is a limit");
             let longer = Descriptor::new("x", descriptor.digest.clone(), descriptor.size + 1).unwrap();
             assert!(!client.has_blob(&longer).await.unwrap(), "the size counts too");

@@ -3,7 +3,7 @@ use crate::archive::testing::*;
 use proptest::prelude::*;
 
 fn list(tar: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>> {
-    let mut entries = Entries::new(tar);
+    let mut entries = Entries::new(tar, &Limits::default());
     let mut list = Vec::new();
     while let Some(entry) = entries.next_entry()? {
         let mut content = Vec::new();
@@ -18,7 +18,7 @@ fn lines(frames: &[Vec<u8>]) -> Result<Vec<String>, String> {
     let tar = tar(frames);
     let listed = list(&tar).map_err(|e| e.to_string())?;
     // Skipping must end up at the same places as reading.
-    let mut skipping = Entries::new(&tar[..]);
+    let mut skipping = Entries::new(&tar[..], &Limits::default());
     for (entry, _) in &listed {
         assert_eq!(skipping.next_entry().unwrap().as_ref(), Some(entry));
     }
@@ -178,7 +178,7 @@ fn ambiguity_is_refused() {
         "negative size",
     );
     refused(&[frame(b'0', b"x", b"", b"", |h| h.as_old_mut().size = *b"0000000000x\0")], "no number");
-    refused(&[frame(b'x', b"x", b"", b"", |h| h.set_size(1 << 40))], "limit is 1048576");
+    refused(&[frame(b'x', b"x", b"", b"", |h| h.set_size(1 << 40))], "has 1099511627776 bytes, the limit is 1 MiB");
     let mut bad_sum = plain();
     bad_sum[0] = b'y';
     refused(&[bad_sum], "checksum");
@@ -209,10 +209,10 @@ fn cut_content_is_an_error() {
     let whole = file("a", &[1; 2000]);
     for cut in [512, 513, 1500, 2511, 2512, 2559] {
         assert!(list(&whole[..cut]).is_err(), "{cut}");
-        let mut entries = Entries::new(&whole[..cut]);
+        let mut entries = Entries::new(&whole[..cut], &Limits::default());
         entries.next_entry().unwrap();
         assert!(entries.next_entry().is_err(), "skipping, {cut}");
-        let mut entries = Entries::new(&whole[..cut]);
+        let mut entries = Entries::new(&whole[..cut], &Limits::default());
         entries.next_entry().unwrap();
         let read = entries.content().read_to_end(&mut Vec::new());
         assert_eq!(read.is_ok(), cut >= 2512, "{cut}");
@@ -243,7 +243,7 @@ fn sparse_files_are_skipped_but_not_read() {
     let frames = [old, new.concat(), file("after", b"y")];
     ok(&frames, &["old File 600", "new File 700", "after File 1"]);
     let bytes = tar(&frames);
-    let mut entries = Entries::new(&bytes[..]);
+    let mut entries = Entries::new(&bytes[..], &Limits::default());
     for sparse in [true, true, false] {
         assert_eq!(entries.next_entry().unwrap().unwrap().sparse, sparse);
         assert_eq!(entries.content().refuse_sparse().is_err(), sparse);
@@ -261,5 +261,24 @@ proptest! {
             bytes[..512].copy_from_slice(header.as_bytes());
         }
         let _ = list(&bytes);
+    }
+}
+
+#[test]
+fn a_header_may_be_as_long_as_its_limit() {
+    let mut body = b"1048576 comment=".to_vec();
+    body.resize((1 << 20) - 1, b'c');
+    body.push(b'\n');
+    let longer = [&b"1048577 comment="[..], &body[16..body.len() - 1], b"c\n"].concat();
+    let raised = Limits { memory: 256 << 20, ..Limits::default() };
+    for (body, limits, expected) in [
+        (&body, Limits::default(), None),
+        (&longer, Limits::default(), Some("an extended header after / has 1048577 bytes, the limit is 1 MiB")),
+        (&longer, raised, None),
+    ] {
+        let tar = tar(&[raw_pax(body), file("x", b"")]);
+        let entry = Entries::new(&tar[..], &limits).next_entry();
+        assert_eq!(entry.as_ref().err().map(Error::to_string).as_deref(), expected, "{:?}", limits.memory);
+        assert!(entry.map_or_else(|e| e.hint_text().unwrap().contains("--max-memory"), |entry| entry.is_some()));
     }
 }

@@ -48,7 +48,7 @@ fn good_documents_are_read() {
         with("tags: [a]\npatch: {remove-caps: false, replace-caps: true, cap: cap_net_raw+ep}"),
         "{\"version\": 1, \"images\": [{\"source\": \"a:1\", \"destination\": [\"oci:x\", \"oci:y:1\"]}]}".to_owned(),
         format!("version: 1\nimages:\n- {{source: 'r.io/kong@{DIGEST}', destination: 's.io/kong:3.9'}}"),
-        "version: 1\nlimits: {max-unpacked: 100GiB, max-ratio: 5000, max-memory: 1073741824}\nimages: [{source: 'a:1', destination: b}]".to_owned(),
+        "version: 1\nlimits: {max-unpacked: 100GiB, max-ratio: 5000, max-memory: 1073741824, max-depth: 64}\nimages: [{source: 'a:1', destination: b}]".to_owned(),
         "version: 1\ndefaults: {tag-template: x, platforms: [linux/amd64], referrers: true, force: false, patch: {}}\nimages: [{source: 'a:1', destination: b}]".to_owned(),
         "version: 1\nimages:\n- {source: a, tags: [b], destination: c, patch: &p {env: {A: b}}}\n- {source: a, tags: [c], destination: d, patch: *p}".to_owned(),
     ] {
@@ -84,6 +84,10 @@ fn mistakes_are_named_with_their_line_and_refused_by_the_schema_too() {
         (
             "version: 1\nlimits: {max-ratio: 0}\nimages: [{source: 'a:1', destination: b}]".to_owned(),
             "'0' is no number",
+        ),
+        (
+            "version: 1\nlimits: {max-depth: 65}\nimages: [{source: 'a:1', destination: b}]".to_owned(),
+            "'65' is no number of levels",
         ),
         (with("tags: []"), "empty list"),
         (with("tags: {}"), "no filter"),
@@ -164,8 +168,8 @@ fn limits_are_those_of_the_file_or_the_usual_ones() {
         Spec::parse(&format!("version: 1\n{limits}images: [{{source: 'a:1', destination: b}}]"), "f").unwrap().limits
     };
     assert_eq!(limits(""), Limits::default());
-    let all = Limits { unpacked: 100 << 30, ratio: 7, memory: 1 << 30 };
-    assert_eq!(limits("limits: {max-unpacked: 100GiB, max-ratio: 7, max-memory: 1G}\n"), all);
+    let all = Limits { unpacked: 100 << 30, ratio: 7, memory: 1 << 30, depth: 9 };
+    assert_eq!(limits("limits: {max-unpacked: 100GiB, max-ratio: 7, max-memory: 1G, max-depth: 9}\n"), all);
 }
 
 #[test]

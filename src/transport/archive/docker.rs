@@ -22,7 +22,6 @@ use crate::oci::digest::{Algorithm, Digest, Hasher};
 use crate::oci::json::{self, Object};
 use crate::oci::media_type::{Compression, DOCKER_CONFIG, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD, DOCKER_MANIFEST};
 use crate::oci::reference::Target;
-use crate::transport::MAX_MANIFEST;
 use crate::transport::archive::Format;
 use crate::transport::archive::members::{Member, Members};
 use crate::transport::archive::names::Name;
@@ -180,8 +179,7 @@ impl Images {
         }
         let image = self.images.get(at).ok_or_else(|| Error::failed("there is no such image"))?;
         let missing = |name: &str| Error::content(format!("{} is missing in the archive", show(name)));
-        let config =
-            members.read_small(image.config.as_bytes(), MAX_MANIFEST)?.ok_or_else(|| missing(&image.config))?;
+        let config = members.read_small(image.config.as_bytes())?.ok_or_else(|| missing(&image.config))?;
         let digest = Digest::of(&config);
         if let Some(named) = digest_in(&image.config) {
             let mut hasher = Hasher::new(named.algorithm());
@@ -194,10 +192,8 @@ impl Images {
         let parsed = ImageConfig::parse(&config).map_err(|e| e.context(show(&image.config)))?;
         parsed.check_layers(image.layers.len()).map_err(|e| e.context(show(&image.config)))?;
         if image.layers.len() > MAX_LAYERS {
-            return Err(Error::content(format!(
-                "the image has {} layers, the limit is {MAX_LAYERS}",
-                image.layers.len()
-            )));
+            let message = format!("the image has {} layers, the limit is {MAX_LAYERS}", image.layers.len());
+            return Err(Error::content(message).hint("no container engine takes so many; Docker stops at 127"));
         }
         let mut wanted = Vec::new();
         for (name, diff_id) in image.layers.iter().zip(parsed.diff_ids()?) {

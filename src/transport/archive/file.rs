@@ -19,8 +19,6 @@ use crate::limits::Limits;
 use crate::oci::media_type::Compression;
 use crate::transport::durable::{LOCK_PATIENCE, hold, publish, remove_garbage, temporary};
 
-/// KiB of memory for an xz dictionary; `xz -9` needs 64 MiB.
-const MAX_XZ_MEMORY: u32 = 80 << 10;
 const XZ: &[u8] = b"\xfd7zXZ\0";
 const HEAD: usize = 512;
 
@@ -122,7 +120,9 @@ fn read(file: File, in_place: bool, metadata: &fs::Metadata, limits: &Limits, pl
     ours.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(|e| from_io(place, &e))?;
     let identity = in_place.then(|| Identity::of(metadata));
     if head.starts_with(XZ) {
-        let reader = XzReader::new_mem_limit(head.chain(ours), true, MAX_XZ_MEMORY);
+        // `xz -9` needs 64 MiB for its dictionary; files are listed later.
+        let kib = u32::try_from(limits.files() >> 10).unwrap_or(u32::MAX);
+        let reader = XzReader::new_mem_limit(head.chain(ours), true, kib);
         return Ok(Source { tar: spool(reader, "xz", limits, place)?, compressed: true, identity });
     }
     match sniff(&head) {
@@ -157,11 +157,7 @@ fn spool(mut reader: impl Read, format: &str, limits: &Limits, place: &str) -> R
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) if e.get_ref().is_some_and(|inner| inner.is::<Error>()) => return Err(from_io(place, &e)),
             Err(e) if e.kind() == io::ErrorKind::OutOfMemory => {
-                let limit = MAX_XZ_MEMORY >> 10;
-                return Err(Error::content(format!(
-                    "the {format} data takes more than {limit} MiB of memory to unpack"
-                ))
-                .hint("unpack it with its own tool first"));
+                return Err(limits.exceeded(&format!("the {format} data takes"), limits.files()));
             }
             Err(e) => return Err(Error::content(format!("the {format} data is damaged or cut off: {e}"))),
         };

@@ -10,10 +10,10 @@ use crate::archive::entry::{Entries, Kind};
 use crate::archive::path::{self, MAX_LINKS, MAX_PATH, Step};
 use crate::blob::Spool;
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 
-/// Members of one archive (faults.md F16), and bytes that all names and link targets may have together: 50 MiB of memory.
-const MAX_MEMBERS: usize = 200_000;
-const MAX_NAMES: usize = 24 << 20;
+/// Bytes of memory for a member, beside its name.
+const MEMBER: u64 = 128;
 /// Bytes that are read for a header; the body behind it is skipped.
 const BUFFER: usize = 8 << 10;
 
@@ -38,15 +38,16 @@ enum Found {
 /// All regular files and links, by their normalised path.
 pub(super) struct Members {
     tar: Spool,
+    limits: Limits,
     by_path: HashMap<Vec<u8>, Found>,
 }
 
 impl Members {
     /// Finds the members of `tar`. Refused: a tar that is cut off, two members of one name, sparse files.
-    pub(super) fn index(tar: Spool) -> Result<Self> {
-        let mut entries = Entries::new(BufReader::with_capacity(BUFFER, tar.reader(0)));
+    pub(super) fn index(tar: Spool, limits: Limits) -> Result<Self> {
+        let mut entries = Entries::new(BufReader::with_capacity(BUFFER, tar.reader(0)), &limits);
         let mut by_path = HashMap::new();
-        let mut names = 0;
+        let mut memory = 0;
         while let Some(entry) = entries.next_entry()? {
             let offset = entries.seek_over_content()?;
             let found = match entry.kind {
@@ -59,16 +60,12 @@ impl Members {
                 Kind::HardLink => Found::HardLink(path::normalise(&entry.link)),
                 _ => continue,
             };
-            names += entry.path.len()
-                + match &found {
-                    Found::File(_) => 0,
-                    Found::Symlink(target) | Found::HardLink(target) => target.len(),
-                };
-            if by_path.len() == MAX_MEMBERS || names > MAX_NAMES {
-                return Err(Error::content(format!(
-                    "the archive has more than {MAX_MEMBERS} members, or {MAX_NAMES} bytes of names"
-                )));
-            }
+            let target = match &found {
+                Found::File(_) => 0,
+                Found::Symlink(target) | Found::HardLink(target) => target.len(),
+            };
+            memory += MEMBER + (entry.path.len() + target) as u64;
+            limits.check_memory(memory, limits.members(), "the names of the archive's members take")?;
             match by_path.entry(entry.path) {
                 hash_map::Entry::Vacant(vacant) => vacant.insert(found),
                 hash_map::Entry::Occupied(occupied) => {
@@ -80,7 +77,12 @@ impl Members {
             return Err(Error::content("the archive is cut off: the blocks that end a tar are missing")
                 .hint("fetch or write it again"));
         }
-        Ok(Members { tar, by_path })
+        Ok(Members { tar, limits, by_path })
+    }
+
+    /// What may be read of them at once.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The file of this name, behind links within the archive. `None`: there is none.
@@ -116,12 +118,10 @@ impl Members {
     }
 
     /// A member that has to fit into memory; `None` if there is no such member.
-    pub(super) fn read_small(&self, name: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
+    pub(super) fn read_small(&self, name: &[u8]) -> Result<Option<Vec<u8>>> {
         let Some(member) = self.find(name)? else { return Ok(None) };
         let show = || path::show(&path::normalise(name));
-        if member.size > limit {
-            return Err(Error::content(format!("{} has {} bytes, the limit is {limit}", show(), member.size)));
-        }
+        self.limits.check_document(member.size, show())?;
         let mut bytes = Vec::new();
         self.reader(member, 0).read_to_end(&mut bytes).map_err(|e| Error::io(show(), &e))?;
         if bytes.len() as u64 != member.size {
@@ -147,13 +147,17 @@ mod tests {
     use crate::error::Kind;
 
     fn index(bytes: &[u8]) -> Result<Members> {
+        index_within(bytes, Limits::default())
+    }
+
+    fn index_within(bytes: &[u8], limits: Limits) -> Result<Members> {
         let mut spool = SpoolWriter::new().unwrap();
         spool.write_all(bytes).unwrap();
-        Members::index(spool.finish())
+        Members::index(spool.finish(), limits)
     }
 
     fn text(members: &Members, name: &str) -> Result<Option<String>> {
-        Ok(members.read_small(name.as_bytes(), 100)?.map(|bytes| String::from_utf8(bytes).unwrap()))
+        Ok(members.read_small(name.as_bytes())?.map(|bytes| String::from_utf8(bytes).unwrap()))
     }
 
     #[test]
@@ -196,20 +200,24 @@ mod tests {
         for name in ["loop", "ring"] {
             assert_eq!(text(&members, name).unwrap_err().kind(), Kind::Content, "{name}");
         }
-        assert!(members.read_small(b"a", 0).is_err(), "larger than its limit");
         assert_eq!(members.directory_with("layer.tar").as_deref().map(|d| d.starts_with("layers/")), Some(true));
     }
 
     #[test]
     fn names_take_little_memory() {
         let mut members = Vec::new();
-        for number in 0..8000 {
+        for number in 0..13_000 {
             let path = [&[b'a'; 4000][..], number.to_string().as_bytes()].concat();
             members.push(pax(&[(b"path", &path)]));
             members.push(file("short", b""));
         }
-        let error = index(&tar(&members)).err().unwrap();
-        assert!(error.to_string().contains("bytes of names"), "{error}");
+        let fits = (48 << 20) / (MEMBER as usize + 4004);
+        assert!(index(&tar(&members[..2 * fits])).is_ok());
+        let members = tar(&members);
+        let error = index(&members).err().unwrap();
+        assert!(error.to_string().contains("take more than 48 MiB of memory"), "{error}");
+        assert!(error.hint_text().unwrap().contains("--max-memory"));
+        assert!(index_within(&members, Limits { memory: 256 << 20, ..Limits::default() }).is_ok());
     }
 
     #[test]

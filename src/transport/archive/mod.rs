@@ -244,6 +244,11 @@ impl Archive {
         self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What may be read here of an image.
+    pub(super) fn limits(&self) -> Limits {
+        self.0.limits
+    }
+
     /// For messages.
     pub(super) fn show(&self) -> String {
         if let Some(attached) = &self.0.engine {
@@ -298,10 +303,10 @@ impl Archive {
 
 impl Opened {
     fn new(source: Source, limits: Limits) -> Result<Self> {
-        let members = Members::index(source.tar)?;
+        let members = Members::index(source.tar, limits)?;
         let images = match oci::index(&members)? {
             Some(index) => Images::Oci(index),
-            None => match members.read_small(docker::MANIFEST.as_bytes(), crate::transport::MAX_MANIFEST)? {
+            None => match members.read_small(docker::MANIFEST.as_bytes())? {
                 Some(bytes) => Images::Docker(docker::Images::new(
                     docker::parse(&bytes).map_err(|e| e.context(format!("/{}", docker::MANIFEST)))?,
                     limits,
@@ -311,6 +316,10 @@ impl Opened {
         };
         let (compressed, identity) = (source.compressed, source.identity);
         Ok(Opened { members, images, compressed, identity, compared: Once::new() })
+    }
+
+    fn limits(&self) -> &Limits {
+        self.members.limits()
     }
 
     /// Opens a blob; `None`: it is not here.

@@ -12,7 +12,6 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest::Document;
 use crate::oci::media_type::Kind;
 use crate::oci::reference::Target;
-use crate::transport::MAX_MANIFEST;
 use crate::transport::archive::members::Members;
 use crate::transport::archive::{Format, Opened, docker, names};
 use crate::transport::layout::index::{self, Found, INDEX, MARKER};
@@ -29,8 +28,8 @@ pub(super) fn blob_path(digest: &Digest) -> String {
 
 /// The bytes of `index.json`, if this is a layout.
 pub(super) fn index(members: &Members) -> Result<Option<Vec<u8>>> {
-    let marker = members.read_small(MARKER.as_bytes(), MAX_MANIFEST)?;
-    let bytes = members.read_small(INDEX.as_bytes(), MAX_MANIFEST)?;
+    let marker = members.read_small(MARKER.as_bytes())?;
+    let bytes = members.read_small(INDEX.as_bytes())?;
     match (marker, bytes) {
         (None, None) => Ok(None),
         (Some(_), None) => Err(Error::content(format!("there is an {MARKER} file but no {INDEX}"))),
@@ -56,7 +55,7 @@ pub(super) fn resolve(
         (Found::Flat(descriptor, bytes), _) => return Ok(Some((descriptor, bytes))),
         (Found::Nothing, Some(Target::Digest(digest))) => {
             let reader = opened.open(digest, 0)?;
-            return reader.map(|reader| index::untagged(reader, digest)).transpose();
+            return reader.map(|reader| index::untagged(reader, digest, opened.limits())).transpose();
         }
         (Found::Nothing, _) => return Ok(None),
         (Found::Many(many), _) => {
@@ -67,7 +66,7 @@ pub(super) fn resolve(
     };
     let missing = || Error::content(format!("{} names {}, which is not in the archive", INDEX, descriptor.digest));
     let reader = opened.open(&descriptor.digest, 0)?.ok_or_else(missing)?;
-    let bytes = blob::read_small(reader, &descriptor, MAX_MANIFEST)?;
+    let bytes = blob::read_small(reader, &descriptor, opened.limits())?;
     Ok(Some((descriptor, bytes)))
 }
 
@@ -105,7 +104,7 @@ pub(super) fn open(
 
 /// Docker ≥ 25 writes both lists of images; `index.json` is what counts (faults.md F17).
 fn warn_of_disagreement(opened: &Opened, index: &[u8]) {
-    let Ok(Some(bytes)) = opened.members.read_small(docker::MANIFEST.as_bytes(), MAX_MANIFEST) else { return };
+    let Ok(Some(bytes)) = opened.members.read_small(docker::MANIFEST.as_bytes()) else { return };
     let disagree = |why: String| tracing::warn!("{INDEX} and {} disagree: {why}; {INDEX} counts", docker::MANIFEST);
     let images = match docker::parse(&bytes) {
         Ok(images) => images,
@@ -126,7 +125,7 @@ fn warn_of_disagreement(opened: &Opened, index: &[u8]) {
             continue;
         }
         let Ok(Some(reader)) = opened.open(&descriptor.digest, 0) else { continue };
-        let bytes = blob::read_small(reader, &descriptor, MAX_MANIFEST);
+        let bytes = blob::read_small(reader, &descriptor, opened.limits());
         match bytes.and_then(|bytes| Document::parse(&bytes, Some(&descriptor.media_type))) {
             Ok(Document::Index(index)) => ahead.extend(index.manifests),
             Ok(Document::Manifest(manifest)) => {

@@ -7,20 +7,16 @@ use serde::Serialize;
 
 use crate::blob;
 use crate::error::{Error, Result};
+use crate::limits::{self, Limits};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Document, Manifest};
 use crate::oci::media_type::Kind;
 use crate::oci::platform::Platform;
-use crate::transport::MAX_MANIFEST;
 use crate::transport::archive::oci::{SINCE, blob_path};
 use crate::transport::archive::write::Pending;
 use crate::transport::archive::{Images, Opened, names};
 use crate::transport::layout::index;
-
-/// Indexes inside each other, and manifests altogether (faults.md C17).
-const MAX_DEPTH: usize = 8;
-const MAX_NODES: usize = 10_000;
 
 /// The content of an archive.
 pub(super) struct Plan {
@@ -44,7 +40,7 @@ struct DockerImage {
 }
 
 /// Joins what was recorded with what `old`, the archive that is there, has.
-pub(super) fn plan(old: Option<&Opened>, pending: &Pending) -> Result<Plan> {
+pub(super) fn plan(old: Option<&Opened>, pending: &Pending, limits: &Limits) -> Result<Plan> {
     let mut index: Option<Vec<u8>> = match old.map(|old| (&old.images, &old.members)) {
         None => None,
         Some((Images::Oci(index), _)) => Some(index.clone()),
@@ -65,11 +61,10 @@ pub(super) fn plan(old: Option<&Opened>, pending: &Pending) -> Result<Plan> {
         index = Some(index::with_entry(index.as_deref(), &entry, |old| name.replaces(old))?);
     }
     let index = index.ok_or_else(|| Error::failed("there is no image to write"))?;
-    if index.len() as u64 > MAX_MANIFEST {
-        return Err(Error::failed(format!("there are too many images for one archive: {MAX_MANIFEST} bytes of names")));
-    }
+    // What could not be read again is not written.
+    limits.check_document(index.len() as u64, "the list of the images")?;
     let entries = index::entries(&index)?;
-    let mut walk = Walk::new(old, pending);
+    let mut walk = Walk::new(old, pending, limits);
     for entry in &entries {
         // An image that was here may be incomplete, as it was found.
         let new = pending.tags.iter().any(|(_, tagged)| tagged.digest == entry.digest);
@@ -87,6 +82,9 @@ pub(super) fn plan(old: Option<&Opened>, pending: &Pending) -> Result<Plan> {
 struct Walk<'a> {
     old: Option<&'a Opened>,
     pending: &'a Pending,
+    limits: &'a Limits,
+    /// Bytes that the documents take in memory, about.
+    memory: u64,
     /// Where it was, and whether what it led to had to be there.
     seen: HashSet<(Digest, bool)>,
     present: HashSet<Digest>,
@@ -97,10 +95,12 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(old: Option<&'a Opened>, pending: &'a Pending) -> Self {
+    fn new(old: Option<&'a Opened>, pending: &'a Pending, limits: &'a Limits) -> Self {
         Walk {
             old,
             pending,
+            limits,
+            memory: 0,
             seen: HashSet::new(),
             present: HashSet::new(),
             parsed: HashMap::new(),
@@ -114,16 +114,14 @@ impl<'a> Walk<'a> {
         if !self.seen.insert((descriptor.digest.clone(), new)) {
             return Ok(());
         }
-        if depth > MAX_DEPTH || self.seen.len() > MAX_NODES {
-            return Err(Error::content(format!(
-                "the index is too large: at most {MAX_NODES} manifests in {MAX_DEPTH} levels are written"
-            )));
-        }
+        self.limits.check_depth(depth, "indexes are nested")?;
         let Some(bytes) = self.bytes(descriptor)? else { return self.absent(descriptor, new) };
         blob::verify(&bytes, descriptor)?;
         let document =
             Document::parse(&bytes, Some(&descriptor.media_type)).map_err(|e| e.context(&descriptor.digest))?;
         if self.present.insert(descriptor.digest.clone()) {
+            self.memory = self.memory.saturating_add(limits::of_manifest(descriptor.size));
+            self.limits.check_memory(self.memory, self.limits.manifests(), "the manifests of the archive take")?;
             self.documents.push((descriptor.clone(), bytes));
         }
         match &document {
@@ -152,7 +150,7 @@ impl<'a> Walk<'a> {
         }
         let Some(old) = self.old else { return Ok(None) };
         let reader = old.open(&descriptor.digest, 0)?;
-        reader.map(|reader| blob::read_small(reader, descriptor, MAX_MANIFEST)).transpose()
+        reader.map(|reader| blob::read_small(reader, descriptor, self.limits)).transpose()
     }
 
     fn blob(&mut self, descriptor: &Descriptor, new: bool, config: bool) -> Result<()> {
@@ -222,7 +220,7 @@ impl<'a> Walk<'a> {
     fn manifests(&self, descriptor: &Descriptor, found: &mut Vec<Descriptor>, depth: usize) {
         match self.parsed.get(&descriptor.digest) {
             Some(Document::Manifest(_)) => found.push(descriptor.clone()),
-            Some(Document::Index(index)) if depth <= MAX_DEPTH && found.len() <= MAX_NODES => {
+            Some(Document::Index(index)) if depth <= self.limits.depth && found.len() <= self.parsed.len() => {
                 index.manifests.iter().for_each(|child| self.manifests(child, found, depth + 1));
             }
             _ => {}

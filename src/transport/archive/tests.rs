@@ -39,7 +39,7 @@ fn read(archive: &Archive, target: Option<&Target>) -> Result<Vec<Digest>> {
     let mut all = vec![root.digest.clone()];
     let mut ahead: Vec<Descriptor> = vec![root];
     while let Some(descriptor) = ahead.pop() {
-        let bytes = crate::blob::read_small(archive.open(&descriptor.digest, 0)?, &descriptor, 1 << 20)?;
+        let bytes = crate::blob::read_small(archive.open(&descriptor.digest, 0)?, &descriptor, &Limits::default())?;
         all.push(descriptor.digest.clone());
         if matches!(descriptor.kind(), media_type::Kind::Index(_) | media_type::Kind::Manifest(_)) {
             let document = Document::parse(&bytes, Some(&descriptor.media_type))?;
@@ -243,7 +243,7 @@ async fn write(path: &Path, images: &[(&Image, &str)]) -> Result<()> {
 
 fn member(path: &Path, name: &str) -> Option<serde_json::Value> {
     let tar = crate::blob::Spool::of_file(fs::File::open(path).unwrap(), fs::metadata(path).unwrap().len());
-    let bytes = Members::index(tar).unwrap().read_small(name.as_bytes(), 1 << 20).unwrap()?;
+    let bytes = Members::index(tar, Limits::default()).unwrap().read_small(name.as_bytes()).unwrap()?;
     Some(serde_json::from_slice(&bytes).unwrap())
 }
 

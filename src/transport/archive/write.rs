@@ -110,7 +110,7 @@ async fn planned(archive: &Archive, pending: &Pending) -> Result<(Option<Arc<Ope
     let (reading, recorded) = (archive.clone(), pending.clone());
     blocking(move || {
         let old = reading.existing()?;
-        let plan = plan::plan(old.as_deref(), &recorded)?;
+        let plan = plan::plan(old.as_deref(), &recorded, &reading.limits())?;
         Ok((old, plan))
     })
     .await

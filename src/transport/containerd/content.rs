@@ -47,12 +47,10 @@ pub(super) async fn label(shared: &Shared, digest: &Digest, labels: Labels) -> R
     answer.map(|_| ()).map_err(|refusal| refusal.into_error(&format!("the labels of {digest}")))
 }
 
-/// Content of at most `limit` bytes, verified.
-pub(super) async fn small(shared: &Shared, digest: &Digest, limit: u64) -> Result<Option<Bytes>> {
+/// A document, verified.
+pub(super) async fn small(shared: &Shared, digest: &Digest) -> Result<Option<Bytes>> {
     let Some((size, _)) = info(shared, digest).await? else { return Ok(None) };
-    if size > limit {
-        return Err(Error::content(format!("{digest} has {size} bytes, the limit is {limit}")));
-    }
+    shared.limits.check_document(size, digest)?;
     let descriptor = Descriptor::new("", digest.clone(), size)?;
     let mut content = read(shared, &descriptor, 0).await?;
     let mut verifier = Verifier::new(&descriptor);

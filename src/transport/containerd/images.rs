@@ -83,6 +83,7 @@ async fn hint(shared: &Shared, name: &str) -> Result<String> {
     for namespace in all.iter().filter(|namespace| **namespace != shared.options.namespace) {
         let there = Shared {
             options: Options { namespace: namespace.clone(), ..shared.options.clone() },
+            limits: shared.limits,
             channel: shared.channel.clone(),
             leased: tokio::sync::Mutex::default(),
             stall: shared.stall,

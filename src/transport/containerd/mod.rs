@@ -25,6 +25,7 @@ use tokio::sync::{Mutex, OnceCell};
 use self::leases::Leased;
 use crate::blob;
 use crate::error::{Error, Kind, Result};
+use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Document;
@@ -48,6 +49,7 @@ pub struct Containerd(Arc<Shared>);
 
 struct Shared {
     options: Options,
+    limits: Limits,
     channel: OnceCell<tonic::transport::Channel>,
     leased: Mutex<Leased>,
     /// How long containerd may be silent.
@@ -56,13 +58,14 @@ struct Shared {
 
 impl Containerd {
     /// The namespace `options.namespace` of the containerd at `options.address`.
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: Options, limits: Limits) -> Self {
         let address = match options.address.strip_prefix("unix://") {
             Ok(rest) => PathBuf::from("/").join(rest),
             Err(_) => options.address,
         };
         Containerd(Arc::new(Shared {
             options: Options { address, namespace: options.namespace },
+            limits,
             channel: OnceCell::new(),
             leased: Mutex::default(),
             stall: Duration::from_secs(60),
@@ -89,9 +92,14 @@ impl Containerd {
         images::missing(&self.0, name).await
     }
 
+    /// What may be read here of an image.
+    pub(super) fn limits(&self) -> Limits {
+        self.0.limits
+    }
+
     /// A manifest or other small content, verified. `None` if it is not here.
-    pub async fn small(&self, digest: &Digest, limit: u64) -> Result<Option<Bytes>> {
-        content::small(&self.0, digest, limit).await
+    pub async fn small(&self, digest: &Digest) -> Result<Option<Bytes>> {
+        content::small(&self.0, digest).await
     }
 
     /// The content of a blob from byte `offset` on, not verified: the consumer hashes it.

@@ -241,6 +241,7 @@ fn innermost(error: &tonic::transport::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Limits;
     use crate::transport::containerd::{Containerd, Options};
 
     #[test]
@@ -300,7 +301,10 @@ mod tests {
             ("relative".into(), "default", Kind::Usage, "not the absolute path"),
             (path("none"), "a b", Kind::Usage, "not a containerd namespace"),
         ] {
-            let containerd = Containerd::new(Options { address: address.clone(), namespace: namespace.to_owned() });
+            let containerd = Containerd::new(
+                Options { address: address.clone(), namespace: namespace.to_owned() },
+                Limits::default(),
+            );
             let error = containerd.image("docker.io/library/kong:3.9").await.unwrap_err();
             assert_eq!(error.kind(), kind, "{error}");
             assert!(error.to_string().contains(says), "{error}");
@@ -325,6 +329,7 @@ mod tests {
             });
             let shared = Shared {
                 options: Options { address, namespace: "default".to_owned() },
+                limits: Limits::default(),
                 channel: tokio::sync::OnceCell::new(),
                 leased: tokio::sync::Mutex::default(),
                 stall: Duration::from_millis(200),

@@ -36,7 +36,7 @@ fn daemon(answers: Vec<Answer>) -> (tempfile::TempDir, Containerd) {
             });
         }
     });
-    (directory, Containerd::new(Options { address, namespace: "default".to_owned() }))
+    (directory, Containerd::new(Options { address, namespace: "default".to_owned() }, Limits::default()))
 }
 
 async fn answer_with(mut respond: h2::server::SendResponse<Bytes>, messages: Vec<Vec<u8>>, status: &str) {
@@ -116,7 +116,7 @@ async fn content_is_what_was_asked_for_or_an_error() {
         (Vec::new(), vec![piece(b"hello")], None),
     ] {
         let (_directory, containerd) = daemon(vec![("Info", vec![about], "0"), ("Read", pieces.clone(), "0")]);
-        match containerd.small(&digest, 10).await {
+        match containerd.small(&digest).await {
             Ok(bytes) => assert_eq!(bytes.as_deref(), expected.map(str::as_bytes), "{pieces:?}"),
             Err(error) => assert_eq!((error.kind(), expected), (Kind::Content, None), "{pieces:?}: {error}"),
         }
@@ -131,6 +131,7 @@ async fn another_writer_is_waited_for_while_it_gets_on() {
         daemon(vec![("Create", vec![lease], "0"), ("Write", vec![], "14"), ("Status", vec![status], "0")]);
     let shared = Shared {
         options: containerd.0.options.clone(),
+        limits: Limits::default(),
         channel: OnceCell::new(),
         leased: Mutex::default(),
         stall: Duration::from_millis(300),
@@ -166,7 +167,7 @@ async fn a_writer_that_counts_wrongly_is_not_believed() {
 #[test]
 fn addresses_have_one_form() {
     let at = |address: &str, namespace: &str| {
-        Containerd::new(Options { address: address.into(), namespace: namespace.into() })
+        Containerd::new(Options { address: address.into(), namespace: namespace.into() }, Limits::default())
     };
     let plain = at("/run/containerd/containerd.sock", "default");
     assert_eq!(plain.0.options.address.to_str(), Some("/run/containerd/containerd.sock"));

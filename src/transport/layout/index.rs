@@ -10,13 +10,13 @@ use serde_json::value::RawValue;
 
 use crate::blob;
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::json::{self, Object};
 use crate::oci::manifest::{Document, REF_NAME};
 use crate::oci::media_type::{self, Kind};
 use crate::oci::reference::{Reference, Repository, Target};
-use crate::transport::MAX_MANIFEST;
 
 /// The file that says that a directory or an archive is a layout.
 pub(in crate::transport) const MARKER: &str = "oci-layout";
@@ -202,12 +202,17 @@ fn made(bytes: &[u8], all: &[Descriptor], digest: &Digest) -> Result<Found> {
 }
 
 /// The manifest or index that `reader` holds, which no name leads to.
-pub(in crate::transport) fn untagged(reader: impl Read, digest: &Digest) -> Result<(Descriptor, Bytes)> {
+pub(in crate::transport) fn untagged(
+    reader: impl Read,
+    digest: &Digest,
+    limits: &Limits,
+) -> Result<(Descriptor, Bytes)> {
     let mut bytes = Vec::new();
-    reader.take(MAX_MANIFEST + 1).read_to_end(&mut bytes).map_err(|e| Error::io(digest, &e))?;
+    let limit = limits.document();
+    reader.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io(digest, &e))?;
     let size = bytes.len() as u64;
-    if size > MAX_MANIFEST {
-        return Err(Error::content(format!("{digest} is larger than a manifest may be ({MAX_MANIFEST} bytes)")));
+    if size > limit {
+        return Err(limits.too_large(format!("{digest} has {size} bytes or more"), limit));
     }
     let document = Document::parse(&bytes, None).map_err(|e| e.context(digest))?;
     let descriptor = Descriptor::new(document.media_type(), digest.clone(), size)?;

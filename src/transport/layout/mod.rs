@@ -18,23 +18,24 @@ use rustix::fs::{Access, Mode, OFlags, access, openat};
 use self::index::{Found, INDEX, MARKER};
 use crate::blob;
 use crate::error::{Error, Kind, Result};
+use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::REF_NAME;
 use crate::oci::reference::Target;
-use crate::transport::MAX_MANIFEST;
 use crate::transport::durable::{LOCK, TEMPORARY, lock, publish, read_limited, remove_garbage, temporary};
 
 /// A directory that is, or is to become, an OCI image layout.
 #[derive(Clone, Debug)]
 pub struct Layout {
     path: PathBuf,
+    limits: Limits,
 }
 
 impl Layout {
     /// The layout in `path`; nothing is looked at yet.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Layout { path: path.into() }
+    pub fn new(path: impl Into<PathBuf>, limits: Limits) -> Self {
+        Layout { path: path.into(), limits }
     }
 
     /// Whether both name one directory.
@@ -64,7 +65,7 @@ impl Layout {
                     .hint(format!("choose one: {}", index::choices(&place, &many))));
             }
         };
-        let bytes = blob::read_small(self.open(&descriptor.digest)?, &descriptor, MAX_MANIFEST)?;
+        let bytes = blob::read_small(self.open(&descriptor.digest)?, &descriptor, &self.limits)?;
         Ok(Some((descriptor, bytes)))
     }
 
@@ -76,6 +77,11 @@ impl Layout {
         let bytes = bytes.ok_or_else(|| Error::not_found(format!("{} holds no OCI layout", self.path.display())))?;
         let entries = index::entries(&bytes).map_err(|e| e.context(self.path.join(INDEX).display()))?;
         Ok(index::names(&entries))
+    }
+
+    /// What is read at once may have.
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// For messages.
@@ -200,6 +206,8 @@ impl Layout {
             let before = self.index_bytes()?;
             let old = |entry: &Descriptor| index::annotation(entry, REF_NAME).as_deref() == Some(tag);
             let after = index::with_entry(before.as_deref(), &entry, old).map_err(|e| e.context(path.display()))?;
+            // What could not be read again is not written.
+            self.limits.check_document(after.len() as u64, format!("{} with one more tag", path.display()))?;
             let mut file = temporary(&self.path)?;
             file.write_all(&after).map_err(|e| Error::io(format!("cannot write {}", path.display()), &e))?;
             // Tools without our lock may have been faster (faults.md F6).
@@ -217,7 +225,7 @@ impl Layout {
     /// Whether there is a layout; a directory that claims to be one and is broken is an error, never «none».
     fn exists(&self) -> Result<bool> {
         let path = self.path.join(MARKER);
-        let bytes = match read_limited(&path)? {
+        let bytes = match read_limited(&path, &self.limits)? {
             Some(bytes) => bytes,
             None if self.path.join(INDEX).exists() => {
                 return Err(Error::content(format!(
@@ -231,7 +239,7 @@ impl Layout {
     }
 
     fn index_bytes(&self) -> Result<Option<Vec<u8>>> {
-        read_limited(&self.path.join(INDEX))
+        read_limited(&self.path.join(INDEX), &self.limits)
     }
 
     /// The flat index of this digest, which is no blob, as a file.
@@ -251,7 +259,7 @@ impl Layout {
     /// A manifest that is in the layout, though `index.json` does not name it.
     fn untagged(&self, digest: &Digest) -> Result<Option<(Descriptor, Bytes)>> {
         match self.open(digest) {
-            Ok(file) => index::untagged(file, digest).map(Some),
+            Ok(file) => index::untagged(file, digest, &self.limits).map(Some),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -269,7 +277,7 @@ mod tests {
 
     fn layout() -> (tempfile::TempDir, Layout) {
         let directory = tempfile::tempdir().unwrap();
-        let layout = Layout::new(directory.path().join("kong"));
+        let layout = Layout::new(directory.path().join("kong"), Limits::default());
         layout.prepare().unwrap();
         (directory, layout)
     }
@@ -373,7 +381,7 @@ mod tests {
     fn only_layouts_and_empty_directories_are_written_to() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("precious"), "x").unwrap();
-        assert!(Layout::new(directory.path()).prepare().is_err());
+        assert!(Layout::new(directory.path(), Limits::default()).prepare().is_err());
         let (_directory, layout) = layout();
         fs::write(layout.path.join(MARKER), r#"{"imageLayoutVersion":"2.0.0"}"#).unwrap();
         assert!(layout.prepare().is_err());

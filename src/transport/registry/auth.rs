@@ -21,8 +21,6 @@ use super::origin::{self, Origin};
 use super::{Shared, lock, origin::redacted};
 use crate::error::{Error, Kind, Result};
 
-const TOKEN_LIMIT: usize = 1 << 20;
-
 /// What a request is allowed to touch: `repository:PATH:ACTIONS`.
 pub(super) type Scopes = Vec<String>;
 
@@ -226,7 +224,7 @@ async fn fetch(
     }
     request.headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     let what = format!("token service {place}");
-    match Box::pin(http::fetch_small(shared, None, &request, TOKEN_LIMIT, &what)).await? {
+    match Box::pin(http::fetch_small(shared, None, &request, shared.options.limits.header(), &what)).await? {
         Outcome::Success((_, body)) => parse_token(&body)
             .ok_or_else(|| Error::new(Kind::Denied, format!("{}: the answer has no token", redacted(realm)))),
         Outcome::Refused(refusal)

@@ -193,7 +193,7 @@ pub(super) async fn fetch_small(
     shared: &Shared,
     access: Option<&Access<'_>>,
     request: &Request,
-    limit: usize,
+    limit: u64,
     what: &str,
 ) -> Result<Outcome<(HeaderMap, Bytes)>> {
     let mut failures = 0;
@@ -206,10 +206,9 @@ pub(super) async fn fetch_small(
         let mut body = BytesMut::new();
         let error = loop {
             match read_chunk(shared, &mut response).await {
-                Ok(Some(chunk)) if body.len() + chunk.len() > limit => {
-                    return Err(Error::content(format!(
-                        "{what}: the answer is longer than the limit of {limit} bytes"
-                    )));
+                Ok(Some(chunk)) if (body.len() + chunk.len()) as u64 > limit => {
+                    let said = format!("{what}: the answer has {} bytes or more", body.len() + chunk.len());
+                    return Err(shared.options.limits.too_large(said, limit));
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => return Ok(Outcome::Success((response.headers().clone(), body.freeze()))),

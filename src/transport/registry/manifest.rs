@@ -8,7 +8,7 @@ use super::endpoint::Endpoint;
 use super::http::{self, Outcome, Request};
 use super::refusal::Refusal;
 use super::retry::{self, TRIES};
-use super::{MANIFEST_LIMIT, Manifest, Stored};
+use super::{Manifest, Stored};
 use crate::error::{Error, Kind, Result};
 use crate::oci::digest::{Digest, Hasher};
 use crate::oci::media_type::MANIFEST_TYPES;
@@ -52,9 +52,7 @@ pub(super) async fn fetch(repository: &Endpoint, target: &Target) -> Result<Opti
 pub(super) async fn push(repository: &Endpoint, target: &Target, media_type: &str, bytes: Bytes) -> Result<Stored> {
     let shared = &repository.client.0;
     let what = name(repository, target);
-    if bytes.len() > MANIFEST_LIMIT {
-        return Err(Error::content(format!("{what}: {} bytes, the limit is {MANIFEST_LIMIT}", bytes.len())));
-    }
+    shared.options.limits.check_document(bytes.len() as u64, &what)?;
     let digest = match target {
         Target::Tag(_) => Digest::of(&bytes),
         Target::Digest(digest) => digest_like(digest, &bytes),
@@ -70,19 +68,20 @@ pub(super) async fn push(repository: &Endpoint, target: &Target, media_type: &st
     let mut failures = 0;
     loop {
         let access = repository.access(&scopes);
-        let refusal = match http::fetch_small(shared, Some(&access), &request, MANIFEST_LIMIT, &what).await? {
-            Outcome::Success((headers, _)) => {
-                if let Some(said) = header_digest(&headers)
-                    && said.algorithm() == digest.algorithm()
-                    && said != digest
-                {
-                    return Err(Error::content(format!("{what}: the registry stored {said} instead of {digest}")));
+        let refusal =
+            match http::fetch_small(shared, Some(&access), &request, shared.options.limits.document(), &what).await? {
+                Outcome::Success((headers, _)) => {
+                    if let Some(said) = header_digest(&headers)
+                        && said.algorithm() == digest.algorithm()
+                        && said != digest
+                    {
+                        return Err(Error::content(format!("{what}: the registry stored {said} instead of {digest}")));
+                    }
+                    return read_back(repository, &digest, media_type, &bytes).await.map(|()| Stored::Stored);
                 }
-                return read_back(repository, &digest, media_type, &bytes).await.map(|()| Stored::Stored);
-            }
-            Outcome::Refused(refusal) => refusal,
-            Outcome::Lost(error) => return Err(error.context(what)),
-        };
+                Outcome::Refused(refusal) => refusal,
+                Outcome::Lost(error) => return Err(error.context(what)),
+            };
         let unknown = matches!(refusal.code.as_str(), "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN" | "MANIFEST_UNKNOWN");
         // distribution 2 cannot read a link that another client writes at this moment, and says this.
         let torn = refusal.code == "DIGEST_INVALID";
@@ -165,7 +164,9 @@ async fn get(repository: &Endpoint, target: &Target, media_type: Option<&str>) -
     request.headers.insert(ACCEPT, accept);
     let scopes = repository.scopes();
     let what = name(repository, target);
-    http::fetch_small(&repository.client.0, Some(&repository.access(&scopes)), &request, MANIFEST_LIMIT, &what).await
+    let shared = &repository.client.0;
+    let limit = shared.options.limits.document();
+    http::fetch_small(shared, Some(&repository.access(&scopes)), &request, limit, &what).await
 }
 
 fn name(repository: &Endpoint, target: &Target) -> String {

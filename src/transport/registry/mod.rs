@@ -41,13 +41,11 @@ use url::{Host, Url};
 use self::endpoint::Endpoint;
 use self::origin::{Origin, Reach};
 use crate::error::{Error, Kind, Result};
+use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::reference::{self, Target};
 use crate::transport::{ByteStream, Content};
-
-/// The largest manifest or index that is read or written.
-pub const MANIFEST_LIMIT: usize = 4 << 20;
 
 /// How to talk to registries.
 #[derive(Clone, Debug)]
@@ -79,6 +77,8 @@ pub struct Options {
     pub journal_dir: Option<PathBuf>,
     /// Blobs that are read from one host at a time, and that are written to it; at least 1. All repositories share this.
     pub jobs: usize,
+    /// What an answer may have.
+    pub limits: Limits,
 }
 
 impl Default for Options {
@@ -98,6 +98,7 @@ impl Default for Options {
             chunk: 4 << 20,
             jobs: 4,
             journal_dir: None,
+            limits: Limits::default(),
         }
     }
 }
@@ -275,6 +276,11 @@ impl Repository {
     pub fn for_push(mut self) -> Self {
         self.push = true;
         self
+    }
+
+    /// What an answer may have.
+    pub(crate) fn limits(&self) -> Limits {
+        self.client.0.options.limits
     }
 
     /// Registry and path, as they were typed.

@@ -20,10 +20,8 @@ use crate::oci::json::Object;
 use crate::oci::media_type::{self, Family, Kind, OCI_INDEX};
 use crate::oci::reference::{Target, is_tag};
 
-const PAGES: usize = 1000;
-const PAGE_LIMIT: usize = 4 << 20;
-/// Bytes of all pages together; a list of half a million tags.
-const LIST_LIMIT: usize = 16 << 20;
+/// Bytes that a page counts beside its own, so that empty ones come to an end too (faults.md §5).
+const PAGE: u64 = 16 << 10;
 
 /// All tags, in the registry's order. What cannot be a tag is left out: some registries list digests too.
 pub(super) async fn tags(repository: &Endpoint) -> Result<Vec<String>> {
@@ -36,7 +34,8 @@ pub(super) async fn tags(repository: &Endpoint) -> Result<Vec<String>> {
     let first = Request::new(Method::GET, repository.url("tags/list")?);
     let mut tags = Vec::new();
     let mut seen = HashSet::new();
-    let refused = walk(repository, first, &what, |_, body| {
+    let limit = repository.client.0.options.limits.documents();
+    let refused = walk(repository, first, limit, &what, |_, body| {
         let page: Page =
             serde_json::from_slice(body).map_err(|e| Error::content(format!("{what}: malformed answer: {e}")))?;
         let all = page.tags.into_iter().flatten().flatten();
@@ -57,7 +56,8 @@ pub(super) async fn referrers(repository: &Endpoint, subject: &Digest) -> Result
     first.headers.insert(ACCEPT, HeaderValue::from_static(OCI_INDEX));
     let mut found = Vec::new();
     let mut answered = true;
-    let refused = walk(repository, first, &what, |headers, body| {
+    let limit = repository.client.0.options.limits.document();
+    let refused = walk(repository, first, limit, &what, |headers, body| {
         // Some registries answer with a web page (faults.md E26).
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         answered = media_type::kind(content_type) == Kind::Index(Family::Oci);
@@ -88,28 +88,32 @@ fn entries(index: &[u8]) -> Result<Vec<Descriptor>> {
     entries.into_iter().map(Descriptor::from_object).collect()
 }
 
-/// Gives page after page to `page`, until there is no more or it wants no more. Returns a refusal as it came.
+/// Gives page after page to `page`, until there is no more or it wants no more; refuses more than `limit` bytes. Returns a
+/// refusal as it came.
 async fn walk(
     repository: &Endpoint,
     mut request: Request,
+    limit: u64,
     what: &str,
     mut page: impl FnMut(&HeaderMap, &Bytes) -> Result<bool>,
 ) -> Result<Option<Box<Refusal>>> {
     let shared = &repository.client.0;
     let scopes = repository.scopes();
+    let limits = shared.options.limits;
     let mut seen = HashSet::new();
     let mut total = 0;
     while seen.insert(request.url.clone()) {
-        if seen.len() > PAGES || total > LIST_LIMIT {
-            return Err(Error::content(format!("{what}: more than {PAGES} pages, or {LIST_LIMIT} bytes")));
+        if total > limit {
+            let said = format!("{what}: {} pages have {total} bytes, counting {PAGE} more for each", seen.len() - 1);
+            return Err(limits.too_large(said, limit));
         }
         let access = repository.access(&scopes);
-        let (headers, body) = match http::fetch_small(shared, Some(&access), &request, PAGE_LIMIT, what).await? {
+        let (headers, body) = match http::fetch_small(shared, Some(&access), &request, limits.document(), what).await? {
             Outcome::Success(answer) => answer,
             Outcome::Refused(refusal) => return Ok(Some(refusal)),
             Outcome::Lost(error) => return Err(error.context(what)),
         };
-        total += body.len();
+        total += body.len() as u64 + PAGE;
         if !page(&headers, &body)? {
             return Ok(None);
         }

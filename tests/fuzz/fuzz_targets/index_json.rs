@@ -5,6 +5,7 @@
 use std::cell::LazyCell;
 use std::fs;
 
+use capatch::limits::Limits;
 use capatch::oci::descriptor::Descriptor;
 use capatch::oci::digest::Digest;
 use capatch::oci::json::Object;
@@ -34,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
     DIRECTORY.with(|directory| {
-        let layout = Layout::new(directory.path());
+        let layout = Layout::new(directory.path(), Limits::default());
         let path = directory.path().join("index.json");
         let _ = fs::remove_file(&path);
         layout.prepare().unwrap();

@@ -4,6 +4,7 @@
 
 use std::cell::LazyCell;
 
+use capatch::limits::Limits;
 use capatch::oci::descriptor::Descriptor;
 use capatch::oci::digest::Digest;
 use capatch::oci::manifest::{Child, Document};
@@ -74,7 +75,7 @@ fn copy_is_identical(document: &Document, bytes: &[u8]) {
     let descriptor = Descriptor::new(document.media_type(), Digest::of(bytes), bytes.len() as u64).unwrap();
     DIRECTORY.with(|directory| {
         let path = directory.path();
-        let layout = Layout::new(path);
+        let layout = Layout::new(path, Limits::default());
         layout.prepare().unwrap();
         layout.write(&descriptor, &mut &bytes[..]).unwrap();
         layout.tag("x", &descriptor).unwrap();

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{BufReader, Read};
 
 use capatch::archive::entry::{Entries, Entry, Kind};
+use capatch::limits::Limits;
 use capatch::archive::path;
 use capatch_fuzz::{is_printable, tars};
 use futures_util::{FutureExt, StreamExt};
@@ -37,7 +38,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn list(data: &[u8], buffer: usize) -> Option<Vec<(Entry, Vec<u8>)>> {
-    let mut entries = Entries::new(BufReader::with_capacity(buffer, data));
+    let mut entries = Entries::new(BufReader::with_capacity(buffer, data), &Limits::default());
     let mut listed = Vec::new();
     loop {
         match entries.next_entry() {
