@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,16 +68,19 @@ impl Files {
         self
     }
 
-    fn client(&self) -> Client {
-        Client::new(Options {
+    fn options(&self) -> Options {
+        Options {
             auth_file: Some(self.path("auth.json")),
             cert_dir: Some("/does/not/exist".into()),
             registries_conf: Some(self.path("registries.conf")),
             hosts_dir: Some(self.path("hosts")),
             retry_base: Duration::from_millis(1),
             ..Options::default()
-        })
-        .unwrap()
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.options()).unwrap()
     }
 
     fn open(&self, registry: &Registry) -> Repository {
@@ -334,6 +338,40 @@ async fn the_token_service_of_an_insecure_registry_needs_a_certificate() {
     let error = Files::new().conf(&text).open(&registry).manifest(&tag("1")).await.unwrap_err();
     assert!(error.to_string().contains(&service.host()) && error.to_string().contains("certificate"), "{error}");
     assert!(service.log().is_empty());
+    // Its own is trusted as the registry is.
+    let registry = distrusted();
+    let challenge = format!("Bearer realm=\"https://{}/token\"", registry.host());
+    registry.fault(move |request, _| match request.header("authorization") {
+        None if request.path == "/token" => Some(Reply::new(200).body(r#"{"token":"t"}"#)),
+        None => Some(Reply::new(401).header("www-authenticate", &challenge)),
+        Some(_) => None,
+    });
+    let text = format!("[[registry]]\nlocation = '{}'\ninsecure = true\n", registry.host());
+    let found = Files::new().conf(&text).open(&registry).manifest(&tag("1")).await.unwrap();
+    assert_eq!(found.unwrap().bytes, THERE);
+}
+
+// faults.md B30
+#[tokio::test]
+async fn what_an_insecure_host_speaks_is_asked_again_if_it_did_not_say() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        // It is busy at first, and then it turns out to speak plain http.
+        let _busy = listener.accept().unwrap();
+        for mut stream in listener.incoming().flatten() {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head);
+            let answer = if head.starts_with(b"GET /v2/a/manifests/1 ") { "200 OK" } else { "400 Bad Request" };
+            let _ = write!(stream, "HTTP/1.1 {answer}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
+        }
+    });
+    let files = Files::new().conf(&format!("[[registry]]\nlocation = '{host}'\ninsecure = true\n"));
+    let client = Client::new(Options { stall: Duration::from_secs(1), ..files.options() }).unwrap();
+    let name = reference::Repository { registry: host, path: "a".into() };
+    let repository = client.repository(&name).unwrap();
+    assert!(repository.manifest(&tag("1")).await.is_err());
+    assert_eq!(repository.manifest(&tag("1")).await.unwrap().unwrap().bytes, "{}");
 }
 
 #[tokio::test]

@@ -48,17 +48,17 @@ impl Endpoint {
             return Ok(self);
         }
         let known = lock(&shared.schemes).get(&self.home).cloned();
-        let home = match known {
-            Some(home) => home,
-            None => {
-                let client = shared.network.client(&shared.options, &self.home, None, &self.settings.tls)?;
-                let http = self.home.without_tls();
-                let home = if network::speaks_tls(&client, &self.home).await { self.home.clone() } else { http };
-                lock(&shared.schemes).insert(self.home.clone(), home.clone());
-                home
-            }
-        };
-        self.home = home;
+        if let Some(home) = known {
+            self.home = home;
+            return Ok(self);
+        }
+        let client = shared.network.client(&shared.options, &self.home, None, &self.settings.tls)?;
+        // Nobody there for a moment says nothing about the next time (faults.md B30); until then it is https.
+        if let Some(tls) = network::speaks_tls(&client, &self.home).await {
+            let home = if tls { self.home.clone() } else { self.home.without_tls() };
+            lock(&shared.schemes).insert(self.home.clone(), home.clone());
+            self.home = home;
+        }
         Ok(self)
     }
 

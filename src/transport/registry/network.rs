@@ -156,15 +156,16 @@ fn identity(certificate: &Path, key: &Path) -> Result<Identity> {
     })
 }
 
-/// Whether TLS is spoken at `origin`, for hosts with which the user allows either. When in doubt, it is.
-pub(super) async fn speaks_tls(client: &Client, origin: &Origin) -> bool {
+/// Whether TLS is spoken at `origin`, for hosts with which the user allows either; `None` if that cannot be told.
+pub(super) async fn speaks_tls(client: &Client, origin: &Origin) -> Option<bool> {
     match client.get(format!("{origin}/v2/")).send().await {
         Err(error) if error.is_connect() => {
             let why = innermost(&error);
             // What a plain http server makes of a handshake; certificates are no such thing.
-            !["corrupt message", "handshake eof", "reset by peer"].iter().any(|words| why.contains(words))
+            let plain = ["corrupt message", "handshake eof", "reset by peer"].iter().any(|words| why.contains(words));
+            plain.then_some(false)
         }
-        _ => true,
+        _ => Some(true),
     }
 }
 
