@@ -17,7 +17,7 @@ use super::challenge::Challenge;
 use super::credentials::{Credential, Login, Secret};
 use super::http::{self, Outcome, Request};
 use super::mirrors::Settings;
-use super::origin::{self, Origin};
+use super::origin::{self, Origin, Reach};
 use super::{Shared, lock, origin::redacted};
 use crate::error::{Error, Kind, Result};
 
@@ -168,24 +168,8 @@ async fn fetch(
     login: Option<&Login>,
 ) -> Result<Token> {
     let place = Origin::of(realm)?;
-    let named = shared.options.realm_hosts.iter().any(|entry| place.is_named(entry));
-    if !named {
-        let home =
-            Url::parse(&access.home.to_string()).map_err(|_| Error::failed(format!("{} is not a URL", access.home)))?;
-        origin::allow_hop(&home, realm, http::reach(shared, access.home).await)
-            .map_err(|e| e.context("token service"))?;
-    } else if access.home.is_https() && !place.is_https() {
-        return Err(Error::content(format!("the token service {place} of {} is not reached over https", access.home)));
-    }
-    if credential.is_some() && !origin::may_have_credentials(access.home, &place, &shared.options.realm_hosts) {
-        return Err(Error::new(
-            Kind::Denied,
-            format!("{} wants the credentials sent to another host, {place}: refused", access.home),
-        )
-        .hint(format!("if you trust that host with them, say --realm-host {}", place.name())));
-    }
+    let reach = permitted(shared, access.home, realm, credential.is_some()).await?;
     let mut url = realm.clone();
-    let reach = if named || place == *access.home { None } else { Some(http::reach(shared, access.home).await) };
     let mut request = match login {
         Some(Login::Identity(token)) => {
             let form = url::form_urlencoded::Serializer::new(String::new())
@@ -249,6 +233,28 @@ async fn fetch(
     }
 }
 
+/// How far the address of a token service may reach, if `home` names it and not the user. An error if it may not be asked,
+/// or not with `credentials`.
+async fn permitted(shared: &Shared, home: &Origin, realm: &Url, credentials: bool) -> Result<Option<Reach>> {
+    let place = Origin::of(realm)?;
+    let hosts = &shared.options.realm_hosts;
+    let named = hosts.iter().any(|entry| place.is_named(entry));
+    if !named {
+        let from = Url::parse(&home.to_string()).map_err(|_| Error::failed(format!("{home} is not a URL")))?;
+        origin::allow_hop(&from, realm, http::reach(shared, home).await).map_err(|e| e.context("token service"))?;
+    } else if home.is_https() && !place.is_https() {
+        return Err(Error::content(format!("the token service {place} of {home} is not reached over https")));
+    }
+    if credentials && !origin::may_have_credentials(home, &place, hosts) {
+        return Err(Error::new(
+            Kind::Denied,
+            format!("{home} wants the credentials sent to another host, {place}: refused"),
+        )
+        .hint(format!("if you trust that host with them, say --realm-host {}", place.name())));
+    }
+    Ok(if named || place == *home { None } else { Some(http::reach(shared, home).await) })
+}
+
 /// Token services name the token `token` or `access_token`. Expiry: a minute if nothing sensible is said, an hour at
 /// most (faults.md A31).
 fn parse_token(body: &[u8]) -> Option<Token> {
@@ -309,6 +315,66 @@ mod tests {
                 assert!((seconds - 12..seconds - 9).contains(&left), "{body}: {left}");
             }
         }
+    }
+
+    fn origin(text: &str) -> Origin {
+        Origin::of(&Url::parse(text).unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn which_token_services_are_asked() {
+        let options = super::super::Options { realm_hosts: vec!["auth.corp".into()], ..Default::default() };
+        let shared = super::super::Client::new(options).unwrap().0;
+        for (home, reach) in [("https://registry.io", Reach::Public), ("https://r.corp", Reach::Private)] {
+            lock(&shared.reaches).insert(origin(home), reach);
+        }
+        // Without credentials, and with them.
+        for (home, realm, asked, trusted) in [
+            ("https://registry.io", "https://registry.io/token", Some(None), true),
+            ("https://registry.io", "https://auth.registry.io/token", Some(Some(Reach::Public)), true),
+            ("https://registry.io", "https://evil.com/token", Some(Some(Reach::Public)), false),
+            ("https://registry.io", "https://auth.corp/token", Some(None), true),
+            ("https://registry.io", "http://auth.corp/token", None, false),
+            ("https://registry.io", "http://registry.io/token", None, false),
+            ("https://registry.io", "https://10.0.0.1/token", None, false),
+            ("https://r.corp", "https://10.0.0.1/token", Some(Some(Reach::Private)), false),
+            ("https://r.corp", "https://127.0.0.1/token", None, false),
+            ("https://10.0.0.1:5000", "https://10.0.0.1:5000/token", Some(None), true),
+        ] {
+            let realm = Url::parse(realm).unwrap();
+            assert_eq!(permitted(&shared, &origin(home), &realm, false).await.ok(), asked, "{home} {realm}");
+            assert_eq!(permitted(&shared, &origin(home), &realm, true).await.is_ok(), trusted, "{home} {realm}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_is_used_until_it_ends() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let home = origin(&format!("http://{closed}"));
+        let (nobody, retry_base) = (tempfile::NamedTempFile::new().unwrap(), Duration::from_millis(1));
+        let options = super::super::Options { auth_file: Some(nobody.path().into()), retry_base, ..Default::default() };
+        let shared = super::super::Client::new(options).unwrap().0;
+        let repository = crate::oci::reference::Repository { registry: closed.to_string(), path: "a".into() };
+        let (settings, scopes) = (Arc::default(), ["repository:a:pull".to_owned()]);
+        let access = Access { home: &home, repository: &repository, scopes: &scopes, settings: &settings };
+        let realm = Url::parse(&format!("{home}/token")).unwrap();
+        let challenge = Challenge::Bearer { realm: realm.clone(), service: None, scope: None };
+        lock(&shared.auth.challenges).insert(home.clone(), challenge);
+        for (left, used) in [(Duration::from_secs(9), true), (Duration::ZERO, false)] {
+            let token = Token { value: Secret::new("t"), expires: Instant::now() + left };
+            let scopes = scopes.iter().cloned().collect();
+            let key = Key { home: home.clone(), realm: realm.clone(), service: None, scopes, credential: None };
+            lock(&shared.auth.tokens).insert(key, Arc::new(tokio::sync::Mutex::new(Some(token))));
+            // Nobody is there to give another one.
+            assert_eq!(expected(&shared, &access).await.is_ok(), used, "{left:?}");
+        }
+    }
+
+    #[test]
+    fn an_authorization_is_not_shown() {
+        let password = Authorization::basic("user", &Secret::new("hunter2")).unwrap();
+        let token = Authorization::bearer(&Secret::new("token-1")).unwrap();
+        assert_eq!(format!("{:?} {:?}", password.0, token.0), "Sensitive Sensitive");
     }
 
     #[test]

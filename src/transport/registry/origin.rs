@@ -179,9 +179,6 @@ pub(super) fn may_have_credentials(home: &Origin, realm: &Origin, named: &[Strin
     if home == realm || named.iter().any(|entry| realm.is_named(entry)) {
         return true;
     }
-    if home.is_https() && !realm.is_https() {
-        return false;
-    }
     match (&home.host, &realm.host) {
         (Host::Domain(home_name), Host::Domain(realm_name)) if home_name != realm_name => {
             realm.is_https() && registrable(home_name).is_some_and(|d| Some(d) == registrable(realm_name))
@@ -297,6 +294,10 @@ mod tests {
             ("http://[fe80::1]/", Reach::Special),
             ("http://[::]/", Reach::Special),
             ("http://0.0.0.0/", Reach::Special),
+            ("http://100.100.100.200/", Reach::Special),
+            ("http://224.0.0.1/", Reach::Special),
+            ("http://255.255.255.255/", Reach::Special),
+            ("http://[ff02::1]/", Reach::Special),
             ("http://8.8.8.8/", Reach::Public),
             ("http://172.32.0.1/", Reach::Public),
             ("http://[2001:db8::1]/", Reach::Public),
@@ -306,6 +307,8 @@ mod tests {
         for name in ["http://localhost.evil.com/", "http://127.0.0.1.evil.com/", "http://evil.com/127.0.0.1"] {
             assert_eq!(Origin::of(&url(name)).unwrap().reach(), None, "{name}");
         }
+        // As a name server may spell it.
+        assert_eq!(Reach::of("::ffff:10.0.0.1".parse().unwrap()), Reach::Private);
     }
 
     #[test]
@@ -328,6 +331,8 @@ mod tests {
             ("http://127.0.0.1:1/", "http://127.0.0.1:2/x", Reach::Loopback, true),
             ("http://127.0.0.1:1/", "http://169.254.169.254/x", Reach::Loopback, false),
             ("http://127.0.0.1:1/", "http://0.0.0.0:1/x", Reach::Loopback, false),
+            ("http://0.0.0.0:1/", "http://0.0.0.0:1/x", Reach::Special, true),
+            ("http://0.0.0.0:1/", "http://169.254.169.254/x", Reach::Special, false),
         ] {
             assert_eq!(allow_hop(&url(from), &url(to), reach).is_ok(), allowed, "{from} {to}");
         }
@@ -349,6 +354,8 @@ mod tests {
             ("https://r.io", "http://r.io", false),
             ("https://r.io", "https://r.io:8443", true),
             ("http://r.io", "http://auth.r.io", false),
+            ("http://registry.io", "http://auth.registry.io", false),
+            ("http://registry.io", "https://auth.registry.io", true),
             ("https://r.io", "https://evil.com", false),
             ("https://r", "https://s", false),
             ("https://127.0.0.1:1", "https://127.0.0.1:2", false),
