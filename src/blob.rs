@@ -286,4 +286,17 @@ mod tests {
         reader.read_exact(&mut [0; 2]).unwrap();
         assert!(reader.finish().is_err(), "what was not read counts too");
     }
+    #[test]
+    fn what_does_not_pass_is_told_by_its_length_or_its_digest() {
+        let descriptor = Descriptor::new("x", Digest::of(b"hello"), 5).unwrap();
+        for (wrong, why) in [
+            (&b"hell"[..], "ended after 4 of 5 bytes"),
+            (b"", "ended after 0 of 5 bytes"),
+            (b"hello!", "is longer than its 5 bytes"),
+            (b"jello", "has other content"),
+        ] {
+            let error = verify(wrong, &descriptor).unwrap_err();
+            assert!(error.to_string().contains(why), "{error}");
+        }
+    }
 }

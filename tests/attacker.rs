@@ -145,11 +145,12 @@ async fn a_storage_that_wants_a_token_gets_none() {
     });
     let registry = Registry::with(bearer());
     registry.put_blob("a", b"content");
+    let repository = logged_in(&registry, PASSWORD, |_| {});
+    assert_eq!(get(&repository, b"content").await.unwrap(), b"content");
     let target = attacker.url("/blob");
     registry.fault(move |r, real| {
         (r.path.contains("/blobs/") && real().status == 200).then(|| Reply::new(307).header("location", &target))
     });
-    let repository = logged_in(&registry, PASSWORD, |_| {});
     refused(get(&repository, b"content").await, Kind::Denied);
     attacker.learned_nothing(1, &secrets().each_ref().map(String::as_str));
     // And what the registry asked for is not forgotten over it.

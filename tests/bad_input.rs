@@ -17,7 +17,7 @@ use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
 use common::cli::{Run, capatch, fails, ok, prove, run, start};
 use common::elf;
 use common::image::{Content, Image, Index, NGINX, NGINX_ENTRY, Packing, Scene, hex, leftovers};
-use common::registry::{Auth, Registry, Reply};
+use common::registry::{Auth, Bearer, Registry, Reply};
 use common::tar::{self, caps, device, dir, file, hard_link, symlink};
 use serde_json::Value;
 
@@ -76,6 +76,7 @@ fn unknown_references_are_usage_errors() {
         "../x",
         "kong@sha256:../../../../etc/passwd",
         "x/y\n:1",
+        "h.io\n/x:1",
         "127.0.0.1:99999999/kong:1",
         "oci-archive:",
         "-x y",
@@ -207,6 +208,32 @@ fn a_registry_that_is_down_is_named() {
     assert!(!scene.path("dst").exists());
 }
 
+// A33, A37
+#[test]
+fn a_helper_that_fails_is_not_no_credentials() {
+    // Everybody would get in without.
+    let registry = Registry::with(Auth::Bearer(Bearer { public: true, ..Bearer::default() }));
+    let scene = Scene::new();
+    Image::kong().build().push(&registry, "kong", "3.9");
+    let (auth, name) = (scene.path("auth.json"), format!("{}/kong:3.9", registry.host()));
+    fs::write(&auth, format!(r#"{{"credHelpers":{{"{}":"keychain"}}}}"#, registry.host())).unwrap();
+    let helper = scene.path("bin/docker-credential-keychain");
+    fs::create_dir(scene.path("bin")).unwrap();
+    for script in [None, Some("#!/bin/sh\necho hunter2; echo hunter2 >&2; exit 1\n"), Some("#!/bin/sh\necho hunter2\n")]
+    {
+        if let Some(script) = script {
+            fs::write(&helper, script).unwrap();
+            fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let mut command = capatch(["inspect", &name, "-vv", "--json", "--auth-file"]);
+        command.arg(&auth).env("PATH", format!("{}:/usr/bin:/bin", scene.path("bin").display()));
+        let said = start(command);
+        assert!(said.code == 1 && said.stderr.contains("docker-credential-keychain"), "{said:#?}");
+        assert!(!said.stderr.contains("hunter2") && !said.stdout.contains("hunter2"), "{said:#?}");
+        assert_eq!(registry.count("GET", "/token"), 0);
+    }
+}
+
 #[test]
 fn a_registry_that_serves_other_bytes_is_refused() {
     let index = |child: &Content| Index::new().platform(child, "amd64").build();
@@ -251,6 +278,7 @@ fn a_base_layer_that_changes_on_its_way_is_not_published() {
     });
     let from = format!("{}/kong:3.9", registry.host());
     fails(5, &[&base], ["patch", &from, &scene.reference("dst:out")]);
+    assert!(registry.count("GET", &base) <= 2, "it is not asked for again and again");
     assert!(!scene.path("dst/index.json").exists());
     whole(&scene.path("dst"));
     let other = Registry::start();

@@ -58,12 +58,20 @@ fn many_that_wait_for_one_limit_say_it_once() {
     Image::kong().build().push(&registry, "kong", "3.9");
     // Every blob asked for at first is refused, until the wait is over.
     let begin = std::time::Instant::now();
+    let refused = Arc::new(AtomicUsize::new(0));
+    let count = refused.clone();
     registry.fault(move |request, _| {
-        (request.is("HEAD", "/blobs/") && begin.elapsed() < Duration::from_secs(2))
-            .then(|| Reply::new(429).header("retry-after", 3))
+        let limited = request.is("HEAD", "/blobs/") && begin.elapsed() < Duration::from_secs(2);
+        limited.then(|| {
+            count.fetch_add(1, Ordering::SeqCst);
+            // Others are under way before the first is told.
+            std::thread::sleep(Duration::from_millis(300));
+            Reply::new(429).header("retry-after", 3)
+        })
     });
     let source = format!("oci:{}/testdata/kong:3.9", env!("CARGO_MANIFEST_DIR"));
     let told = start(capatch(["patch", &source, &format!("{}/new:1", registry.host())])).succeeded().stderr;
+    assert!(refused.load(Ordering::SeqCst) > 1);
     assert_eq!(told.matches("waiting 3 seconds").count(), 1, "{told}");
 }
 

@@ -103,6 +103,23 @@ fn credentials_of_the_registry_go_through_the_tunnel_and_not_to_the_proxy() {
     }
 }
 
+// A6
+#[test]
+fn a_proxy_with_a_name_is_dialled_for_storage_with_a_name() {
+    let site = Site::http(Auth::None);
+    let proxy = Proxy::start(&site.registry, Policy::Pass);
+    site.registry.fault(|request, _| {
+        let here = request.is("GET", "/blobs/") && request.header("host") == Some("registry.test");
+        here.then(|| {
+            common::registry::Reply::new(307).header("location", format!("http://storage.test{}", request.path))
+        })
+    });
+    // The proxy's address is private, and the registry's is not known: that of the storage is for the proxy to find out.
+    let named = proxy.host().replace("127.0.0.1", "localhost");
+    site.patch(&[("HTTP_PROXY", &named)]).succeeded();
+    assert!(site.registry.log().iter().any(|request| request.header("host") == Some("storage.test")));
+}
+
 #[test]
 fn a_proxy_that_refuses_is_named_and_not_asked_again() {
     for (policy, words, tries) in [

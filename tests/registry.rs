@@ -12,13 +12,13 @@ use bytes::Bytes;
 use capatch::blob::Spool;
 use capatch::error::{Error, Kind, Result};
 use capatch::oci::descriptor::Descriptor;
-use capatch::oci::digest::Digest;
+use capatch::oci::digest::{Algorithm, Digest, Hasher};
 use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
 use capatch::oci::reference::{self, Target};
 use capatch::transport::registry::{Client, Options, Pushed, Repository, Stored};
 use capatch::transport::{Content, from_reader};
 use common::registry::{Auth, Bearer, Ending, Registry, Reply, Request, basic};
-use futures_util::{TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 const SECRET: &str = "hunter2";
 
@@ -123,6 +123,7 @@ async fn credentials_in_all_their_forms() {
                 assert!(kind == Kind::Denied || text.contains("base64"), "{message}");
                 assert!(message.contains(text), "{message}");
                 assert!(!message.contains(SECRET), "{message}");
+                assert!(text != "not logged in" || message.contains("may be private or may not exist"), "{message}");
             }
         }
         assert!(registry.count("GET", "/manifests/") <= 2, "one refresh for a request");
@@ -148,6 +149,50 @@ async fn tokens_are_fetched_once_for_a_scope_and_again_when_they_end() {
     assert_eq!(scopes, ["repository:a:pull", "repository:a:pull", "repository:b:pull"]);
 }
 
+// faults.md A23
+#[tokio::test]
+async fn a_token_is_for_one_registry_one_service_and_one_realm() {
+    // Two registries with one token service.
+    let public = Bearer { public: true, ..bearer() };
+    let one = Registry::with(Auth::Bearer(public.clone()));
+    let other = Registry::with(Auth::Bearer(Bearer { realm: Some(one.url("/token")), ..public }));
+    for registry in [&one, &other] {
+        registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+    }
+    let client = client_with("{}", |_| {});
+    repository(&client, &one, "a").manifest(&tag("1")).await.unwrap().unwrap();
+    // That token service knows nothing of this registry's tokens.
+    assert!(repository(&client, &other, "a").manifest(&tag("1")).await.is_err());
+    assert_eq!(one.count("GET", "/token"), 2);
+    assert!(other.log().iter().all(|r| r.header("authorization") != Some("Bearer token-1")));
+
+    // One registry that wants two tokens at the same time.
+    for challenges in [
+        ["realm=\"/token?1\",service=\"s\"", "realm=\"/token?2\",service=\"s\""],
+        ["realm=\"/token\",service=\"1\"", "realm=\"/token\",service=\"2\""],
+    ] {
+        let registry = Registry::start();
+        let both = std::sync::Barrier::new(2);
+        registry.fault(move |r, _| {
+            if r.path == "/token" {
+                return Some(Reply::new(200).body(r#"{"token":"t"}"#));
+            }
+            if r.header("authorization").is_some() {
+                return Some(Reply::new(404));
+            }
+            // Neither has a token before both were asked for one.
+            both.wait();
+            let challenge = challenges[usize::from(r.path.ends_with("/2"))];
+            Some(Reply::new(401).header("www-authenticate", format!("Bearer {challenge}")))
+        });
+        let repository = open(&registry, "a");
+        let (one, other) = (tag("1"), tag("2"));
+        let (first, second) = tokio::join!(repository.manifest(&one), repository.manifest(&other));
+        assert!(first.unwrap().is_none() && second.unwrap().is_none());
+        assert_eq!(registry.count("GET", "/token"), 2, "{challenges:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_without_end_ends() {
     let registry = Registry::with(Auth::Bearer(bearer()));
@@ -161,6 +206,13 @@ async fn a_refusal_without_end_ends() {
     assert_eq!(kind, Kind::Denied);
     assert!(message.contains("authenticated with"), "{message}");
     assert_eq!(registry.lines().len(), 2);
+    // What was refused is not sent again.
+    let registry = Registry::with(Auth::Basic("user", SECRET));
+    let client = client_with(&password(&registry, "wrong"), |_| {});
+    for requests in [2, 3] {
+        assert!(repository(&client, &registry, "a").manifest(&tag("1")).await.is_err());
+        assert_eq!(registry.lines().len(), requests);
+    }
 }
 
 #[tokio::test]
@@ -176,6 +228,37 @@ async fn a_401_without_a_challenge_is_answered_with_that_of_the_ping() {
     });
     let client = client_with(&password(&registry, SECRET), |_| {});
     repository(&client, &registry, "a").manifest(&tag("1")).await.unwrap().unwrap();
+    // Where `/v2/` is open to all, with the last one.
+    let registry = Registry::with(Auth::Bearer(Bearer { uses: 1, ..bearer() }));
+    registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+    let challenged = AtomicUsize::new(0);
+    registry.fault(move |_, real| {
+        let mut reply = real();
+        if reply.status == 401 && challenged.fetch_add(1, Ordering::SeqCst) > 0 {
+            reply.headers.retain(|(name, _)| name != "www-authenticate");
+        }
+        Some(reply)
+    });
+    let client = client_with(&password(&registry, SECRET), |_| {});
+    for _ in 0..3 {
+        repository(&client, &registry, "a").manifest(&tag("1")).await.unwrap().unwrap();
+    }
+}
+
+// faults.md A11
+#[tokio::test]
+async fn what_the_ping_is_redirected_to_challenges_nobody() {
+    let (registry, elsewhere) = (Registry::start(), Registry::with(Auth::Basic("user", SECRET)));
+    let target = elsewhere.url("/v2/");
+    registry.fault(move |r, _| {
+        Some(if r.path == "/v2/" { Reply::new(307).header("location", &target) } else { Reply::new(401) })
+    });
+    let client = client_with(&password(&registry, SECRET), |_| {});
+    assert_eq!(kind(repository(&client, &registry, "a").manifest(&tag("1")).await).0, Kind::Denied);
+    assert_eq!(elsewhere.log().len(), 1);
+    for request in [registry.log(), elsewhere.log()].concat() {
+        assert!(request.header("authorization").is_none(), "{request:?}");
+    }
 }
 
 #[tokio::test]
@@ -257,14 +340,42 @@ async fn redirects_carry_no_secret_elsewhere() {
     }
 }
 
+// faults.md A10
+#[tokio::test]
+async fn another_name_and_a_way_back_get_no_secret_either() {
+    let bytes = content(10);
+    let registry = Registry::with(Auth::Basic("user", SECRET));
+    registry.put_blob("a", &bytes);
+    // The same port under another name, and back from there.
+    let (name, port) = (registry.host(), registry.host().split_once(':').unwrap().1.to_owned());
+    let answer = bytes.clone();
+    registry.fault(move |r, real| match r.path.as_str() {
+        "/there" => Some(Reply::new(307).header("location", format!("http://{name}/back"))),
+        "/back" => Some(Reply::new(200).body(answer.clone())),
+        _ => {
+            (real().status != 401).then(|| Reply::new(307).header("location", format!("http://localhost:{port}/there")))
+        }
+    });
+    let client = client_with(&password(&registry, SECRET), |_| {});
+    assert_eq!(read(&repository(&client, &registry, "a"), &bytes, 0).await.unwrap(), bytes);
+    for path in ["/there", "/back"] {
+        assert_eq!(registry.count("GET", path), 1);
+    }
+    for request in registry.log().iter().filter(|r| !r.path.starts_with("/v2/")) {
+        assert!(request.header("authorization").is_none(), "{request:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_challenge_from_elsewhere_is_not_answered() {
     let bytes = content(10);
     let (registry, elsewhere) = (Registry::with(Auth::Bearer(bearer())), Registry::with(Auth::Basic("user", SECRET)));
     registry.put_blob("a", &bytes);
-    redirecting(&registry, &elsewhere, 307);
     let client = client_with(&password(&registry, SECRET), |_| {});
     let repository = repository(&client, &registry, "a");
+    // Once it is known what the registry asks for, its challenge is not the one that is answered.
+    assert_eq!(read(&repository, &bytes, 0).await.unwrap(), bytes);
+    redirecting(&registry, &elsewhere, 307);
     let (kind, message) = kind(read(&repository, &bytes, 0).await);
     assert_eq!(kind, Kind::Denied);
     assert!(message.contains(&elsewhere.host()) && !message.contains("credentials"), "{message}");
@@ -281,6 +392,7 @@ async fn redirects_that_lead_nowhere() {
         (Some("http://169.254.169.254/latest"), Kind::Content),
         (Some("http://[::ffff:169.254.169.254]/latest"), Kind::Content),
         (Some("file:///etc/passwd"), Kind::Content),
+        (Some("ftp://127.0.0.1/x"), Kind::Content),
         (Some("http://["), Kind::Content),
         (None, Kind::Content),
     ] {
@@ -421,7 +533,8 @@ async fn downloads_start_anywhere() {
     }
     assert_eq!(read(&repository, b"", 0).await.unwrap(), b"");
     assert!(read(&repository, &bytes, 1001).await.is_err());
-    assert_eq!(kind(read(&repository, b"missing", 0).await).0, Kind::NotFound);
+    let (kind, message) = kind(read(&repository, b"missing", 0).await);
+    assert!(kind == Kind::NotFound && message.contains("also say «not found» of what one may not see"), "{message}");
 }
 
 #[tokio::test]
@@ -439,8 +552,10 @@ async fn downloads_that_cannot_be_right() {
         let registry = Registry::start();
         registry.put_blob("a", &bytes);
         registry.fault(move |_, real| Some(change(real())));
-        let (kind, message) = kind(read(&open(&registry, "a"), &bytes, 0).await);
+        let client = client_with("{}", |_| {});
+        let (kind, message) = kind(read(&repository(&client, &registry, "a"), &bytes, 0).await);
         assert_eq!(kind, Kind::Content, "{name}");
+        assert_eq!(client.traffic().downloaded > 0, name == "endless", "{name}: refused before it is read");
         assert!(name != "gzip" || message.contains("Content-Encoding: gzip"), "{message}");
     }
     // A label that changes nothing does no harm.
@@ -460,6 +575,38 @@ async fn a_download_without_progress_ends() {
     let (kind, message) = kind(read(&open(&registry, "a"), &bytes, 0).await);
     assert_eq!(kind, Kind::Failed, "{message}");
     assert_eq!(registry.log().len(), 5);
+    // With some there is no end before the end.
+    registry.clear_log();
+    registry.fault(|_, real| Some(real().ending(Ending::Cut(100))));
+    assert_eq!(read(&open(&registry, "a"), &bytes, 0).await.unwrap(), bytes);
+    assert_eq!(registry.log().len(), 10);
+}
+
+// faults.md B18
+#[tokio::test]
+async fn a_slow_upload_is_waited_for_and_a_stuck_one_is_not() {
+    let bytes = content(1000);
+    let client = client_with("{}", |options| options.stall = Duration::from_millis(100));
+    let all = bytes.clone();
+    // Twice as slow as what is put up with when nothing moves.
+    let slow = Content::elsewhere(move |_| {
+        let pieces: Vec<_> = all.chunks(100).map(Bytes::copy_from_slice).collect();
+        async move {
+            let pieces = stream::iter(pieces).then(async |piece| {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Ok(piece)
+            });
+            Ok(Box::pin(pieces) as capatch::transport::ByteStream)
+        }
+    });
+    let registry = Registry::start();
+    let target = repository(&client, &registry, "b");
+    assert_eq!(target.push_blob(&describe(&bytes), &slow, None).await.unwrap(), Pushed::Uploaded);
+    assert_eq!(registry.count("PUT", "/blobs/"), 1);
+    let registry = Registry::start();
+    registry.fault_times(1, |r| r.method == "PUT", |_| Reply::new(200).ending(Ending::Silent));
+    assert_eq!(push(&repository(&client, &registry, "b"), &bytes, None).await.unwrap(), Pushed::Uploaded);
+    assert_eq!(registry.count("PUT", "/blobs/"), 2);
 }
 
 #[tokio::test]
@@ -508,7 +655,7 @@ async fn rate_limits() {
             Err(expected) => {
                 let (kind, message) = kind(answer);
                 assert_eq!(kind, expected, "{status}: {message}");
-                assert!(retry_after != Some("120") || status == 503 || message.contains("120 seconds"), "{message}");
+                assert!(retry_after != Some("120") || message.contains("120 seconds"), "{message}");
             }
         }
         assert!(retry_after != Some("1") || begin.elapsed() >= Duration::from_millis(990));
@@ -518,6 +665,30 @@ async fn rate_limits() {
     let (kind, message) = kind(open(&registry, "a").manifest(&tag("1")).await);
     assert_eq!((kind, registry.log().len()), (Kind::Failed, 5));
     assert!(message.contains("because of UNAVAILABLE"), "{message}");
+}
+
+// faults.md B19
+#[tokio::test]
+async fn the_limit_that_one_request_met_is_waited_for_by_all() {
+    let registry = Registry::start();
+    registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+    let begin = Instant::now();
+    registry.fault(move |_, _| {
+        (begin.elapsed() < Duration::from_millis(900)).then(|| Reply::new(429).header("retry-after", 1))
+    });
+    let repository = open(&registry, "a");
+    let (one, others) = (tag("1"), [tag("1"), tag("1"), tag("1"), tag("1")]);
+    let first = repository.manifest(&one);
+    let later = async {
+        while registry.log().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        futures_util::future::join_all(others.iter().map(|target| repository.manifest(target))).await
+    };
+    let (first, later) = tokio::join!(first, later);
+    assert!(first.unwrap().is_some() && later.into_iter().all(|answer| answer.unwrap().is_some()));
+    assert_eq!(registry.log().len(), 1 + 5, "only the first was refused");
 }
 
 #[tokio::test]
@@ -596,6 +767,32 @@ async fn a_file_for_the_digest_is_no_reason_to_lose_the_digest() {
     let full = capatch(&["patch", KONG, &name, "--digestfile", "/dev/full"]);
     assert_eq!(full.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&full.stdout).contains("@sha256:"), "what was published is told");
+}
+
+// faults.md B15
+#[tokio::test]
+async fn a_header_that_names_another_digest_is_told() {
+    let registry = Registry::start();
+    let digest = registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+    let sha512 = |bytes: &[u8]| {
+        let mut hasher = Hasher::new(Algorithm::Sha512);
+        hasher.update(bytes);
+        hasher.finish().to_string()
+    };
+    for (said, told) in [
+        (Digest::of(b"something else").to_string(), true),
+        (sha512(b"something else"), true),
+        (sha512(MANIFEST), false),
+        (digest.to_string().to_uppercase(), false),
+        ("sha256:00".into(), false),
+        (String::new(), false),
+    ] {
+        let (header, name) = (said.clone(), format!("{}/a:1", registry.host()));
+        registry.fault(move |_, real| Some(real().header("docker-content-digest", &header)));
+        let text = String::from_utf8(capatch(&["inspect", &name]).stderr).unwrap();
+        let expected = format!("the registry says that this is {said}, but it is {digest}");
+        assert!(text.contains(&expected) == told && text.contains("the manifest has no 'config'"), "{said}: {text}");
+    }
 }
 
 #[tokio::test]
@@ -945,10 +1142,15 @@ async fn a_failure_is_not_remembered() {
 #[tokio::test]
 async fn a_token_that_ends_during_an_upload_is_renewed() {
     let bytes = content(300_000);
-    let registry = Registry::with(Auth::Bearer(Bearer { uses: 1, ..bearer() }));
-    let client = client_with(&password(&registry, SECRET), |_| {});
-    assert_eq!(push(&repository(&client, &registry, "b"), &bytes, None).await.unwrap(), Pushed::Uploaded);
-    assert_eq!(registry.blob("b", &Digest::of(&bytes)).unwrap(), bytes);
+    for in_pieces in [false, true] {
+        let registry = Registry::with(Auth::Bearer(Bearer { uses: 1, ..bearer() }));
+        if in_pieces {
+            registry.fault(|r, _| (r.method == "PUT" && !r.body.is_empty()).then(|| Reply::new(413)));
+        }
+        let client = client_with(&password(&registry, SECRET), |options| options.chunk = 50_000);
+        assert_eq!(push(&repository(&client, &registry, "b"), &bytes, None).await.unwrap(), Pushed::Uploaded);
+        assert_eq!(registry.blob("b", &Digest::of(&bytes)).unwrap(), bytes);
+    }
 }
 
 #[tokio::test]
@@ -1106,10 +1308,12 @@ async fn tags_come_in_pages() {
     assert_eq!(open(&registry, "x").tags().await.unwrap(), ["a", "b", "c"]);
 
     let elsewhere = Registry::start();
-    for link in ["/v2/x/tags/list", &elsewhere.url("/v2/x/tags/list"), "http://169.254.169.254/"] {
+    let with_login = format!("http://user:{SECRET}@{}/v2/x/tags/list?last=b", registry.host());
+    for link in ["/v2/x/tags/list", &elsewhere.url("/v2/x/tags/list"), "http://169.254.169.254/", &with_login] {
         let link = link.to_owned();
-        registry.fault(move |_, _| Some(page(r#"{"tags":[]}"#, Some(&link))));
-        assert_eq!(kind(open(&registry, "x").tags().await).0, Kind::Content);
+        let to = link.clone();
+        registry.fault(move |r, _| Some(page(r#"{"tags":[]}"#, (r.query("last").is_none()).then_some(&to))));
+        assert_eq!(kind(open(&registry, "x").tags().await).0, Kind::Content, "{link}");
     }
     assert!(elsewhere.log().is_empty());
     registry.clear_log();

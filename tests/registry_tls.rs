@@ -182,15 +182,21 @@ async fn https_never_becomes_http() {
     // Redirects and realms that leave https.
     let before = plain.log().len();
     let registry = serve(&ours, None);
-    for reply in [
-        Reply::new(302).header("location", plain.url("/v2/a/manifests/1")),
-        Reply::new(302).header("location", format!("http://{}/v2/a/manifests/1", registry.host())),
-        Reply::new(401).header("www-authenticate", format!("Bearer realm=\"{}\"", plain.url("/token"))),
+    let itself = format!("http://{}/v2/a/manifests/1", registry.host());
+    let challenge = format!("Bearer realm=\"{}\"", plain.url("/token"));
+    for (reply, realm_host, hint) in [
+        (Reply::new(302).header("location", plain.url("/v2/a/manifests/1")), None, None),
+        (Reply::new(302).header("location", itself), None, Some("X-Forwarded-Proto")),
+        (Reply::new(401).header("www-authenticate", &challenge), None, None),
+        // Not even where the user says that the token service is trusted.
+        (Reply::new(401).header("www-authenticate", &challenge), Some(plain.host()), None),
     ] {
         registry.fault(move |_, _| Some(reply.clone()));
-        let error = get(&registry.host(), |o| o.ca_file = ca.clone()).await.unwrap_err();
+        let named = realm_host.into_iter().collect();
+        let error = get(&registry.host(), |o| (o.ca_file, o.realm_hosts) = (ca.clone(), named)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Content, "{error}");
         assert!(error.to_string().contains("https"), "{error}");
+        assert!(hint.is_none_or(|hint| error.hint_text().unwrap_or_default().contains(hint)), "{error:?}");
     }
     assert_eq!(plain.log().len(), before);
 }

@@ -101,11 +101,17 @@ async fn a_manifest_without_end_is_refused_at_its_limit() {
 // B13
 #[tokio::test]
 async fn a_blob_without_end_is_refused_behind_its_last_byte() {
-    let answer = format!("HTTP/1.1 200 X\r\n\r\n{BLOB}");
-    let script = Script::start(|_| vec![blob_step(&answer, Then::Repeats("x"))]);
-    let error = failure(blob(&script).await);
-    assert!(error.kind() == Kind::Content && error.to_string().contains("sends more than its 10 bytes"), "{error}");
-    ends_soon(script, 0);
+    for (body, then) in [
+        (format!("\r\n{BLOB}"), Then::Repeats("x")),
+        // More that comes with the last bytes, and more that comes behind them.
+        (format!("transfer-encoding: chunked\r\n\r\nb\r\n{BLOB}x\r\n0\r\n\r\n"), Then::Ends),
+        (format!("transfer-encoding: chunked\r\n\r\na\r\n{BLOB}\r\n1\r\nx\r\n0\r\n\r\n"), Then::Ends),
+    ] {
+        let script = Script::start(|_| vec![blob_step(&format!("HTTP/1.1 200 X\r\n{body}"), then)]);
+        let error = failure(blob(&script).await);
+        assert!(error.kind() == Kind::Content && error.to_string().contains("sends more than its 10 bytes"), "{error}");
+        ends_soon(script, 0);
+    }
 }
 
 // B24
@@ -148,6 +154,13 @@ async fn a_server_that_never_answers_is_given_up_on() {
     let error = failure(manifest(&script).await);
     assert!(error.to_string().contains("sent nothing for"), "{error}");
     assert!(begin.elapsed() < Duration::from_secs(20));
+    script.finish();
+    // A refusal need not be heard to its end.
+    let script =
+        Script::start(|_| vec![manifest_step("HTTP/1.1 403 X\r\ncontent-length: 99\r\n\r\nno ent", Then::Waits)]);
+    let error = failure(manifest(&script).await);
+    assert!(error.kind() == Kind::Denied && error.to_string().contains("no ent"), "{error}");
+    assert!(begin.elapsed() < Duration::from_secs(40));
     script.finish();
 }
 

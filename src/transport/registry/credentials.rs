@@ -341,4 +341,14 @@ mod tests {
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }
     }
+
+    #[tokio::test]
+    async fn what_is_no_file_is_no_empty_one() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("config.json")).unwrap();
+        let own = |name: &str| (name == "DOCKER_CONFIG").then(|| directory.path().into());
+        assert!(Credentials::new(None, own).find(&repository("h.io/a")).await.is_err());
+        let nowhere = |name: &str| (name == "DOCKER_CONFIG").then(|| "/does/not/exist".into());
+        assert!(Credentials::new(None, nowhere).find(&repository("h.io/a")).await.unwrap().is_none());
+    }
 }

@@ -299,9 +299,17 @@ mod tests {
 
     #[tokio::test]
     async fn names_of_private_addresses_are_not_dialled_for_public_registries() {
-        for (reach, allowed) in [(Reach::Public, false), (Reach::Private, false), (Reach::Loopback, true)] {
-            let name = "localhost".parse::<Name>().unwrap();
-            assert_eq!(Guard { reach }.resolve(name).await.is_ok(), allowed, "{reach:?}");
+        for (name, reach, allowed) in [
+            ("localhost", Reach::Public, false),
+            ("localhost", Reach::Private, false),
+            ("localhost", Reach::Loopback, true),
+            ("10.0.0.1", Reach::Public, false),
+            ("::ffff:10.0.0.1", Reach::Public, false),
+            ("10.0.0.1", Reach::Private, true),
+            ("169.254.169.254", Reach::Special, false),
+        ] {
+            let answer = Guard { reach }.resolve(name.parse::<Name>().unwrap()).await;
+            assert_eq!(answer.is_ok(), allowed, "{name} {reach:?}");
         }
     }
 
@@ -314,13 +322,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_public_registry_sends_nobody_to_a_private_address() {
-        let shared = crate::transport::registry::Client::new(Options::default()).unwrap().0;
+        let options = Options { stall: Duration::from_millis(300), ..Options::default() };
+        let shared = crate::transport::registry::Client::new(options).unwrap().0;
         let home = Origin::of(&url::Url::parse("http://registry.test/").unwrap()).unwrap();
         lock(&shared.reaches).insert(home.clone(), Reach::Public);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let there = format!("http://localhost:{}/", listener.local_addr().unwrap().port());
-        let request = super::super::http::Request::new(reqwest::Method::GET, url::Url::parse(&there).unwrap());
+        let mut request = super::super::http::Request::new(reqwest::Method::GET, url::Url::parse(&there).unwrap());
         let answer = super::super::http::follow(&shared, &home, &Default::default(), &request, None).await;
+        assert!(answer.err().unwrap().to_string().contains("private address"));
+        // A token service is asked as if it were at home.
+        request.reach = Some(Reach::Public);
+        let there = Origin::of(&request.url).unwrap();
+        let answer = super::super::http::follow(&shared, &there, &Default::default(), &request, None).await;
         assert!(answer.err().unwrap().to_string().contains("private address"));
     }
 }

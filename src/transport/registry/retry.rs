@@ -94,5 +94,15 @@ mod tests {
             assert!(backoff(Duration::from_secs(1), failures) <= LONGEST_BACKOFF);
         }
         assert!(backoff(Duration::from_millis(1), 1) <= Duration::from_millis(2));
+        // It grows, and two that failed together do not come back together.
+        let waits: Vec<_> = (0..100).map(|_| backoff(Duration::from_millis(1), 10)).collect();
+        assert!(waits.iter().any(|wait| *wait > Duration::from_millis(100)), "{waits:?}");
+        assert!(waits.iter().any(|wait| *wait != waits[0]), "{waits:?}");
+    }
+
+    #[test]
+    fn what_may_be_gone_a_moment_later() {
+        let transient: Vec<u16> = (100..600).filter(|n| is_transient(StatusCode::from_u16(*n).unwrap())).collect();
+        assert_eq!(transient, [408, 425, 499, 500, 502, 503, 504, 520, 521, 522, 523, 524]);
     }
 }
