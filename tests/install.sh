@@ -9,8 +9,9 @@ declare -A GO_TOOLS=(
     [oras]=oras.land/oras/cmd/oras@v1.3.6
     [containerd]=github.com/containerd/containerd/v2/cmd/containerd@v2.4.2
     [ctr]=github.com/containerd/containerd/v2/cmd/ctr@v2.4.2
-    # A program of ours, of go-containerregistry in the version of its go.mod.
+    # Programs of ours, of the packages in their go.mod: go-containerregistry, Kubernetes.
     [referrers]=./tests/real/referrers
+    [apiserver]=./tests/apiserver
     [containerd-shim-runc-v2]=github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@v2.4.2
 )
 TOOLS=target/tools/bin
@@ -74,9 +75,14 @@ install_go_tools() {
     done
 }
 
-# Which version of a tool is there.
+# Which version of a tool is there; of our own, which source.
 go_tool_mark() {
-    echo "$TOOLS/.$1-$(cksum <<<"${GO_TOOLS[$1]}" | cut -d' ' -f1)"
+    local from=${GO_TOOLS[$1]} version
+    case $from in
+    ./*) version=$(cat "$from"/* | cksum) ;;
+    *) version=$(cksum <<<"$from") ;;
+    esac
+    echo "$TOOLS/.$1-${version%% *}"
 }
 
 go_tools_are_there() {

@@ -171,10 +171,11 @@ fn every_hole_is_warned_of() {
             "daemonset.yaml",
             &[
                 "the admin API on 0.0.0.0:8001 is",
-                ":33: hostPort of port admin must be 8001",
                 ":20: livenessProbe asks port 8000",
                 ":16: capabilities in the securityContext of a pod do nothing",
+                "unknown field \"spec.template.spec.securityContext.capabilities\"",
                 ":8: maxSurge",
+                "maxSurge: may not be set when maxUnavailable is non-zero",
             ],
         ),
         ("openshift.yaml", &["may come from envFrom"]),
@@ -272,6 +273,24 @@ fn what_cannot_be_edited_is_refused_with_file_and_line_and_whole() {
     let hosted =
         deployment("").replace("    spec:\n      containers", "    spec:\n      hostNetwork: true\n      containers");
     edit(&["--without-capability"], &hosted).failed(2, &["-:9:", "SysctlForbidden"]);
+    edit(&["--without-capability"], &hosted.replace("true", "yes")).failed(2, &["-:9:", "SysctlForbidden"]);
+    for (old, new, code, words) in [
+        ("hostNetwork: true", "hostUsers: false", 2, &["-:9:", "hostUsers", "--without-capability"][..]),
+        (
+            "hostNetwork: true",
+            "securityContext: {sysctls: [{name: net.core.somaxconn, value: '1'}]}",
+            2,
+            &["-:9:", "spec.template.spec.securityContext.sysctls[0].name", "set it on the nodes"],
+        ),
+        (
+            "kong:3.9",
+            "kong:3.9\n        ports: [{containerPort: 8000}, {containerPort: 80}]",
+            5,
+            &["-:13:", "spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//80\""],
+        ),
+    ] {
+        edit(&["--image", NEW, "--old", "kong"], &hosted.replace(old, new)).failed(code, words);
+    }
     fails(2, &["no image that Kubernetes can pull"], ["k8s", "-", "--image", "oci:dir:3.9"]);
     fails(2, &[], ["k8s", "-"]);
     fails(2, &[], ["k8s", "-", "--image", NEW, "--without-capability"]);
@@ -328,12 +347,27 @@ fn without_a_capability_the_pod_gets_the_sysctl_and_keeps_its_image() {
         ("{}", "80"),
         ("{sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: '0'}]}", "0"),
         ("{sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: '1024'}]}", "80"),
+        ("{sysctls: [{name: net/ipv4/ip_unprivileged_port_start, value: '1024'}]}", "80"),
     ] {
         let text = self::deployment(&format!("      securityContext: {context}\n"));
         let run = edit(&["--without-capability"], &text).succeeded();
         let pod = &documents(&run.stdout)[0]["spec"]["template"]["spec"];
         assert_eq!(pod["securityContext"]["sysctls"][0]["value"], value);
     }
+}
+
+/// On the network of the node, a port cannot be mapped to another, and its sysctls are nobody's.
+#[test]
+fn ports_and_sysctls_of_the_node() {
+    let ports = "        ports:\n        - {containerPort: 8000, hostPort: 80}\n        - {name: admin, containerPort: 8001, hostPort: 18001} # ours\n        - {containerPort: 8002, hostPort: 0}\n        - containerPort: 8003\n          hostPort:\n      - name: other\n        image: other:1\n        ports: [{containerPort: 9000, hostPort: 19000}]\n      securityContext:\n        sysctls:\n        - {name: net/ipv4/ip_unprivileged_port_start, value: '80'}\n        - {name: kernel.shm_rmid_forced, value: '1'}\n";
+    let run = edit(&KONG, &deployment(ports)).succeeded();
+    let expected = ports
+        .replace("containerPort: 8000", "containerPort: 80")
+        .replace("18001", "8001")
+        .replace("19000", "9000")
+        .replace("        - {name: net/ipv4/ip_unprivileged_port_start, value: '80'}\n", "");
+    let (containers, context) = expected.split_at(expected.find("      securityContext").unwrap());
+    assert!(run.stdout.contains(containers) && run.stdout.contains(context), "{run:#?}");
 }
 
 #[test]

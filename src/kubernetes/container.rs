@@ -59,7 +59,7 @@ pub(super) fn edit(
     }
     environment(container, role, version.as_ref(), edits, options, warnings)?;
     if role == Role::Serves {
-        container_ports(container, edits, options, warnings, proxy_ports)?;
+        container_ports(container, edits, proxy_ports)?;
         probes(container, warnings);
     }
     Ok(())
@@ -225,45 +225,30 @@ fn starts_kong(container: &Cursor<'_>) -> bool {
     texts.iter().filter_map(|node| node.text()).any(|text| text.contains("kong start") || text == "docker-start")
 }
 
-fn container_ports(
-    container: &Cursor<'_>,
-    edits: &mut Edits<'_>,
-    options: &Options,
-    warnings: &mut Vec<Warning>,
-    proxy_ports: &mut Vec<(String, u16)>,
-) -> Result<()> {
+/// The low port that a port of the proxy becomes, or is.
+pub(super) fn low_port(port: &Cursor<'_>) -> Result<Option<u16>> {
+    let Some(number) = port.text("containerPort")?.and_then(|text| text.parse::<u16>().ok()) else { return Ok(None) };
+    let name = port.text("name")?.unwrap_or_default();
+    let tcp = port.text("protocol")?.is_none_or(|protocol| protocol == "TCP");
+    let other = OTHER_PORTS.iter().any(|other| name.starts_with(other));
+    let low = PORTS.iter().find(|(high, low)| tcp && !other && (number == *high || number == *low));
+    Ok(low.map(|(_, low)| *low))
+}
+
+fn container_ports(container: &Cursor<'_>, edits: &mut Edits<'_>, proxy_ports: &mut Vec<(String, u16)>) -> Result<()> {
     let Some(list) = container.get("ports")? else { return Ok(()) };
-    let host_network = matches!(options.way, Way::Capability { .. });
     for port in list.items() {
         let Some(number) = port.get("containerPort")? else { continue };
-        let name = port.text("name")?.unwrap_or_default();
         let old = number.node.text().unwrap_or_default();
         if old.contains("{{") {
             return Err(template().context(number.place()));
         }
+        let Some(low) = low_port(&port)? else { continue };
+        let name = port.text("name")?.unwrap_or_default();
         let shown = if name.is_empty() { String::new() } else { format!("{name} ") };
-        let tcp = port.text("protocol")?.is_none_or(|protocol| protocol == "TCP");
-        let other = OTHER_PORTS.iter().any(|other| name.starts_with(other));
-        let is = |port: &u16| old.parse() == Ok(*port);
-        let mut new = old.to_owned();
-        if let Some((_, low)) = PORTS.iter().find(|(high, low)| tcp && !other && (is(high) || is(low))) {
-            new = low.to_string();
-            proxy_ports.push((name.to_owned(), *low));
-            if !is(low) {
-                edits.replace_number(&number, &new, format!("container port {shown}{old} → {new}"));
-            }
-        }
-        // On the host network the two must be equal, or the API server refuses the pod.
-        if let Some(host) = port.get("hostPort")?.filter(|host| host_network && host.node.text() != Some(&new)) {
-            if new == old {
-                warn(
-                    warnings,
-                    &host,
-                    format!("hostPort of port {shown}must be {old} with hostNetwork, or the pod is refused"),
-                );
-            } else {
-                edits.replace_number(&host, &new, format!("host port {shown}→ {new}"));
-            }
+        proxy_ports.push((name.to_owned(), low));
+        if old.parse() != Ok(low) {
+            edits.replace_number(&number, &low.to_string(), format!("container port {shown}{old} → {low}"));
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ mod container;
 mod cursor;
 mod edit;
 mod helm;
+mod host_network;
 mod new;
 mod proof;
 mod service;

@@ -6,8 +6,8 @@ use super::container::{self, Role};
 use super::cursor::Cursor;
 use super::edit::Edits;
 use super::new::New;
-use super::yaml::Node;
-use super::{Object, Options, Warning, Way, warn};
+use super::yaml::{Node, boolean};
+use super::{Object, Options, Warning, Way, host_network, warn};
 use crate::error::{Error, Result};
 
 /// An object whose pods serve what Kong proxies.
@@ -43,9 +43,16 @@ pub(crate) const POD_TEMPLATES: &[(&str, &[&str])] = &[
 pub(crate) const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
 /// What a Deployment has and a DaemonSet has not (apps/v1).
-const DEPLOYMENT_ONLY: [&str; 5] = ["replicas", "strategy", "progressDeadlineSeconds", "paused", "rollbackTo"];
+const DEPLOYMENT_ONLY: [&str; 4] = ["replicas", "strategy", "progressDeadlineSeconds", "paused"];
 
-const SYSCTL: &str = "net.ipv4.ip_unprivileged_port_start";
+/// Versions that were served once.
+const OLD_VERSIONS: [&str; 5] =
+    ["extensions/v1beta1", "apps/v1beta1", "apps/v1beta2", "batch/v2alpha1", "batch/v1beta1"];
+
+/// Fields of their specs that the later versions have no more.
+const GONE: [&str; 2] = ["rollbackTo", "templateGeneration"];
+
+pub(super) const SYSCTL: &str = "net.ipv4.ip_unprivileged_port_start";
 
 /// Edits an object that runs Kong; `None` if it does not, or is left alone.
 pub(super) fn edit<'a>(
@@ -114,77 +121,48 @@ pub(super) fn edit<'a>(
             container::edit(container, role, &spec, edits, options, warnings, &mut workload.ports)?;
         }
     }
+    let spec_path = path.iter().chain(&["spec"]).copied().collect::<Vec<_>>().join(".");
     if let Some(capabilities) = spec.node.at(&["securityContext", "capabilities"]) {
         let place = Cursor { node: capabilities, ..spec.clone() };
-        let message = "capabilities in the securityContext of a pod do nothing: kubectl refuses them as an unknown field, and an API server that does not drops them; they belong to containers";
+        let message = format!(
+            "capabilities in the securityContext of a pod do nothing; they belong to containers. The API server refuses them: strict decoding error: unknown field \"{spec_path}.securityContext.capabilities\""
+        );
         warn(warnings, &place, message);
     }
     match &options.way {
-        Way::Capability { .. } => {
-            if serves {
-                host_network(&spec, edits, warnings)?;
-            }
-            if kind == "Deployment" && serves {
-                daemon_set(object, &pod, edits, warnings)?;
-            }
-            if kind == "DaemonSet" && serves {
-                api_version(object, &pod, edits)?;
-                if let Some(surge) = object.cursor.node.at(&["spec", "updateStrategy", "rollingUpdate", "maxSurge"])
-                    && surge.text() != Some("0")
-                {
-                    let place = Cursor { node: surge, ..object.cursor.clone() };
-                    warn(
-                        warnings,
-                        &place,
-                        "maxSurge starts the new pod beside the old one, which still has ports 80 and 443 of the node: use maxUnavailable",
-                    );
-                }
+        Way::Capability { .. } if serves => {
+            host_network::edit(&spec, &spec_path, edits, options, warnings)?;
+            match kind {
+                "Deployment" => daemon_set(object, edits, warnings)?,
+                "DaemonSet" => surge(object, warnings),
+                _ => {}
             }
         }
         Way::Sysctl if serves => sysctl(&spec, edits)?,
-        Way::Sysctl => {}
+        _ => {}
     }
+    // After what is deeper: it may be added where they end too.
+    api_version(object, &pod, edits)?;
     Ok(Some(workload))
 }
 
-fn host_network(spec: &Cursor<'_>, edits: &mut Edits<'_>, warnings: &mut Vec<Warning>) -> Result<()> {
-    if spec.text("hostNetwork")? != Some("true") {
-        edits.set(spec, "containers", "hostNetwork", &New::Plain("true"), "hostNetwork: true")?;
-    }
-    let (policy, what) = ("ClusterFirstWithHostNet", "dnsPolicy: ClusterFirstWithHostNet");
-    let there = spec.get("dnsPolicy")?.filter(|there| !there.node.is_null());
-    match there.as_ref().and_then(|there| there.node.text()) {
-        None => edits.set(spec, "containers", "dnsPolicy", &New::Text(policy), what)?,
-        Some("ClusterFirst") => {
-            if let Some(there) = &there {
-                edits.replace(there, policy, what)?;
-            }
-        }
-        Some("ClusterFirstWithHostNet") => {}
-        Some(other) => warn(
-            warnings,
-            spec,
-            format!("dnsPolicy {other} stays: names of Services may not resolve on the host network"),
-        ),
-    }
-    warn(
-        warnings,
-        spec,
-        "Pod Security: hostNetwork violates the levels baseline and restricted, and allowPrivilegeEscalation: true violates restricted; the namespace needs pod-security.kubernetes.io/enforce: privileged",
-    );
-    Ok(())
-}
-
-/// apps/v1, with what it asks for.
+/// The version that is served, with what it asks for.
 fn api_version(object: &Object<'_>, pod: &Cursor<'_>, edits: &mut Edits<'_>) -> Result<()> {
-    match object.cursor.get("apiVersion")? {
-        Some(version) if version.node.text() != Some("apps/v1") => {
-            let old = version.node.text().unwrap_or_default();
-            edits.replace(&version, "apps/v1", format!("apiVersion {old} → apps/v1"))?;
-        }
-        _ => {}
+    let (new, of_apps) = match object.kind() {
+        "CronJob" => ("batch/v1", false),
+        "Deployment" | "DaemonSet" => ("apps/v1", true),
+        _ => return Ok(()),
+    };
+    let version = object.cursor.get("apiVersion")?;
+    let old = version.as_ref().and_then(|version| version.node.text()).unwrap_or_default();
+    if let Some(version) = version.as_ref().filter(|_| OLD_VERSIONS.contains(&old)) {
+        edits.replace(version, new, format!("apiVersion {old} → {new}"))?;
     }
-    let Some(spec) = object.cursor.get("spec")? else { return Ok(()) };
+    let Some(spec) = object.cursor.get("spec")?.filter(|_| of_apps) else { return Ok(()) };
+    let left = GONE.iter().filter(|key| OLD_VERSIONS.contains(&old) && spec.node.get(key).is_some());
+    for key in left {
+        edits.remove(&spec, key, format!("{key} removed: {new} has no such field"))?;
+    }
     // extensions/v1beta1 and apps/v1beta1 took it from the labels; apps/v1 wants it written.
     if spec.get("selector")?.is_none_or(|selector| selector.node.is_null()) {
         let labels = pod.node.at(&["metadata", "labels"]).map(Node::entries).unwrap_or_default();
@@ -201,10 +179,26 @@ fn api_version(object: &Object<'_>, pod: &Cursor<'_>, edits: &mut Edits<'_>) -> 
     Ok(())
 }
 
+/// An update that starts the new pod of a node before the old one is gone (`ValidateRollingUpdateDaemonSet`).
+fn surge(object: &Object<'_>, warnings: &mut Vec<Warning>) {
+    let zero = |node: &Node| matches!(node.text(), Some("0" | "0%"));
+    let Some(update) = object.cursor.node.at(&["spec", "updateStrategy", "rollingUpdate"]) else { return };
+    let Some(node) = update.get("maxSurge").filter(|surge| !surge.is_null() && !zero(surge)) else { return };
+    // Without a value, one pod may be unavailable.
+    let refused = if update.get("maxUnavailable").is_some_and(zero) {
+        ""
+    } else {
+        "; the API server refuses both: spec.updateStrategy.rollingUpdate.maxSurge: may not be set when maxUnavailable is non-zero"
+    };
+    let message = format!(
+        "maxSurge starts the new pod beside the old one, which still has ports 80 and 443 of the node: use maxUnavailable{refused}"
+    );
+    warn(warnings, &Cursor { node, ..object.cursor.clone() }, message);
+}
+
 /// Deployment → DaemonSet. Selector and labels stay.
-fn daemon_set(object: &Object<'_>, pod: &Cursor<'_>, edits: &mut Edits<'_>, warnings: &mut Vec<Warning>) -> Result<()> {
+fn daemon_set(object: &Object<'_>, edits: &mut Edits<'_>, warnings: &mut Vec<Warning>) -> Result<()> {
     let name = object.name();
-    api_version(object, pod, edits)?;
     if let Some(kind) = object.cursor.get("kind")? {
         edits.replace(&kind, "DaemonSet", "kind Deployment → DaemonSet")?;
         warn(
@@ -229,7 +223,9 @@ fn daemon_set(object: &Object<'_>, pod: &Cursor<'_>, edits: &mut Edits<'_>, warn
 
 /// `net.ipv4.ip_unprivileged_port_start`, which kubelet refuses in the network of the node.
 fn sysctl(spec: &Cursor<'_>, edits: &mut Edits<'_>) -> Result<()> {
-    if let Some(network) = spec.get("hostNetwork")?.filter(|network| network.node.text() == Some("true")) {
+    if let Some(network) =
+        spec.get("hostNetwork")?.filter(|network| network.node.text().and_then(boolean) == Some(true))
+    {
         return Err(Error::usage(format!(
             "{}: the pod has hostNetwork, and kubelet refuses {SYSCTL} there (SysctlForbidden)",
             network.place()
@@ -245,7 +241,8 @@ fn sysctl(spec: &Cursor<'_>, edits: &mut Edits<'_>) -> Result<()> {
     let Some(sysctls) = context.get("sysctls")?.filter(|sysctls| !sysctls.node.is_null()) else {
         return edits.set(&context, "", "sysctls", &New::List(vec![new()]), what);
     };
-    let there = sysctls.items().into_iter().find(|item| item.node.text_at(&["name"]) == Some(SYSCTL));
+    let is_it = |item: &Cursor<'_>| item.node.text_at(&["name"]).is_some_and(|name| name.replace('/', ".") == SYSCTL);
+    let there = sysctls.items().into_iter().find(is_it);
     match there.map(|item| item.get("value")).transpose()?.flatten() {
         None => edits.append(&sysctls, &new(), what),
         Some(value) if value.node.text().and_then(|text| text.parse::<u16>().ok()).is_some_and(|start| start <= 80) => {

@@ -129,6 +129,15 @@ impl Node {
     }
 }
 
+/// A boolean as YAML 1.1 has it, which is what kubectl, Helm and Compose read.
+pub(crate) fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "y" => Some(true),
+        "false" | "no" | "off" | "n" => Some(false),
+        _ => None,
+    }
+}
+
 /// Paths at which the new tree differs from the old one, as `a/b/0`; a list of another length differs as a whole, and so
 /// does a mapping with keys that are no text.
 pub(super) fn differences(old: &Node, new: &Node, path: &str, found: &mut Vec<String>) {

@@ -135,7 +135,7 @@ impl<'a> Tree<'a> {
     /// A boolean as YAML 1.1 has it, which is what kubectl, Helm and Compose read.
     pub(super) fn boolean(&self) -> Option<bool> {
         match &self.value {
-            Value::Text(text, true) => boolean(text),
+            Value::Text(text, true) => yaml::boolean(text),
             _ => None,
         }
     }
@@ -154,18 +154,10 @@ impl<'a> Tree<'a> {
             Value::Null => "null",
             Value::List(_) => "array",
             Value::Map(_) => "object",
-            Value::Text(text, true) if boolean(text).is_some() => "bool",
+            Value::Text(text, true) if yaml::boolean(text).is_some() => "bool",
             Value::Text(text, true) if is_number(text) => "number",
             Value::Text(..) => "string",
         }
-    }
-}
-
-fn boolean(text: &str) -> Option<bool> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "yes" | "on" | "y" => Some(true),
-        "false" | "no" | "off" | "n" => Some(false),
-        _ => None,
     }
 }
 
