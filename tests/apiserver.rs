@@ -5,6 +5,8 @@ mod apiserver;
 mod common;
 
 use apiserver::{Answer, answers};
+use capatch::doctor::manifest::{self, Found};
+use capatch::kubernetes::Manifest;
 use common::manifests::{KONG, documents, edit, fixtures};
 use serde_json::Value;
 
@@ -180,5 +182,232 @@ fn what_k8s_refuses_the_api_server_would_refuse() {
         let run = edit(&KONG, text);
         let refusals = refusals(&after[0]);
         assert!(run.code != 0 && refusals.iter().any(|says| run.stderr.contains(*says)), "{refusals:?} {run:#?}");
+    }
+}
+
+/// What doctor says to a manifest.
+fn found(text: &str) -> Found {
+    let manifest = Manifest { name: "f".to_owned(), text: text.to_owned() };
+    manifest::read(&[manifest], "kong:3.9", |image| image.contains("kong")).unwrap()
+}
+
+/// The sentences that doctor foretells of `kubectl apply`, and of the pods that a controller makes.
+fn foretold(found: &Found) -> (Vec<&str>, Vec<&str>) {
+    let after = |prefix| {
+        let all = found.findings.iter().filter_map(move |finding| finding.what.strip_prefix(prefix));
+        all.map(|what| what.split("; older versions").next().unwrap())
+            .filter(|what| !what.contains("violates PodSecurity"))
+            .collect()
+    };
+    (after("kubectl apply fails: "), after("no pod is created: "))
+}
+
+/// Pod specs and containers, of which some are refused.
+fn pods() -> Vec<String> {
+    let pods = [
+        "",
+        "hostNetwork: true",
+        "hostNetwork: yes",
+        "hostNetwork: \"true\"",
+        "hostNetwork: 1",
+        "hostUsers: false",
+        "hostUsers: false\nhostNetwork: true",
+        "hostUsers: no",
+        "hostUsers: 0",
+        "hostPID: true\nhostIPC: true",
+        "dnsPolicy: None\ndnsConfig: {nameservers: [10.0.0.1]}",
+        "dnsPolicy: Nonesuch",
+        "dnsPolicy: 5",
+        "securityContext: {capabilities: {add: [NET_BIND_SERVICE]}}",
+        "securityContext: {allowPrivilegeEscalation: true}",
+        "securityContext: {privileged: true}",
+        "securityContext: {readOnlyRootFilesystem: true}",
+        "securityContext: {runAsUser: 0, runAsNonRoot: true}",
+        "securityContext: {runAsUser: -1}",
+        "securityContext: {runAsGroup: 2147483648}",
+        "securityContext: {runAsUser: \"0\"}",
+        "securityContext: {runAsNonRoot: 1}",
+        "securityContext: []",
+        "securityContext: {seccompProfile: {type: Unconfined}}",
+        "securityContext: {seccompProfile: {type: RuntimeDefault}}",
+        "securityContext: {seccompProfile: RuntimeDefault}",
+        "securityContext: {sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: '80'}]}",
+        "securityContext: {sysctls: [{name: net/ipv4/ip_unprivileged_port_start, value: '80'}]}",
+        "securityContext: {sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: 80}]}",
+        "securityContext: {sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: '80'}]}\nhostNetwork: true",
+        "securityContext: {sysctls: [{name: kernel.shm_rmid_forced, value: '1'}, {name: net/core/somaxconn, value: '1'}]}\nhostNetwork: true",
+        "securityContext: {sysctls: {a: b}}",
+        "initContainers: [{name: i, image: other, ports: [{containerPort: 1, hostPort: 2}]}]\nhostNetwork: true",
+        "initContainers: [{name: i, image: other, restartPolicy: Always, ports: [{containerPort: 80}]}]\nhostNetwork: true",
+        "initContainers: [{name: i, image: 'kong:3.9', securityContext: {privileged: true, runAsUser: 0}, command: x}]",
+        "initContainers: [{name: i, image: other, securityContext: {privileged: true, runAsUser: 0}}]",
+        "initContainers: {name: i}",
+        "volumes: [{name: a, hostPath: {path: /a}}, {name: b, emptyDir: {}}, {name: c, nfs: {server: s, path: /p}}, {name: d}]",
+        "runtimeClassName: 1",
+    ];
+    let containers = [
+        "command: kong start",
+        "command: [kong, 5]",
+        "args: {}",
+        "env: {A: b}",
+        "env: [{name: A, value: 80}]",
+        "env: [{name: A, value: yes}]",
+        "env: [{name: A, value: 1_0}]",
+        "env: [{name: A, value: 08}]",
+        "env: [{name: A, value: 1e3}]",
+        "env: [{name: A, value: 2001-01-01}]",
+        "env: [{name: A, value: '80'}, {name: B}]",
+        "env: [{name: A, value: x, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]",
+        "env: [{name: A, value: '', valueFrom: {fieldRef: {fieldPath: status.podIP}}}]",
+        "env: [{name: A, valueFrom: x}]",
+        "env: [x]",
+        "envFrom: [{prefix: 1}]",
+        "imagePullPolicy: Sometimes",
+        "imagePullPolicy: Never",
+        "imagePullPolicy: []",
+        "lifecycle: {preStop: {exec: {command: kong quit}}}",
+        "lifecycle: {postStart: x}",
+        "livenessProbe: {exec: {command: [kong, health]}}",
+        "livenessProbe: {exec: {command: kong health}}",
+        "readinessProbe: {exec: []}",
+        "startupProbe: x",
+        "volumeMounts: [{name: a, mountPath: 1}]",
+        "ports: 80",
+        "ports: [80]",
+        "ports: [{containerPort: 80}, {containerPort: 80}]",
+        "ports: [{containerPort: 80, hostPort: 80}, {containerPort: 81, hostPort: 80}]",
+        "ports: [{containerPort: 80, hostPort: 80}, {containerPort: 80, protocol: UDP, hostPort: 80}]",
+        "ports: [{containerPort: 80, hostPort: 80}, {containerPort: 80, hostIP: 127.0.0.1, hostPort: 80}]",
+        "ports: [{containerPort: \"80\"}]",
+        "ports: [{containerPort: 0}]",
+        "ports: [{hostPort: 80}]",
+        "ports: [{containerPort: 70000}]",
+        "ports: [{containerPort: 80, hostPort: 70000}]",
+        "ports: [{containerPort: 80, hostPort: -1}]",
+        "ports: [{containerPort: 80, protocol: tcp}]",
+        "ports: [{containerPort: 0x50, hostPort: 0120}]",
+        "securityContext: x",
+        "securityContext: {privileged: true}",
+        "securityContext: {privileged: true, allowPrivilegeEscalation: false}",
+        "securityContext: {allowPrivilegeEscalation: false, capabilities: {add: [CAP_SYS_ADMIN]}}",
+        "securityContext: {allowPrivilegeEscalation: false, capabilities: {add: [SYS_ADMIN]}}",
+        "securityContext: {allowPrivilegeEscalation: no, capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}, runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}",
+        "securityContext: {allowPrivilegeEscalation: \"false\"}",
+        "securityContext: {capabilities: {drop: [all, NET_RAW], add: [CHOWN]}}",
+        "securityContext: {capabilities: {drop: ALL}}",
+        "securityContext: {capabilities: {add: [1]}}",
+        "securityContext: {capabilities: [NET_BIND_SERVICE]}",
+        "securityContext: {capabilities: {add: [CAP_NET_BIND_SERVICE, NET_ADMIN]}}",
+        "securityContext: {runAsUser: 1000.0, runAsGroup: 0x10, readOnlyRootFilesystem: on}",
+        "securityContext: {runAsUser: 1.5}",
+        "securityContext: {runAsUser: 010}",
+        "securityContext: {runAsUser: 99999999999}",
+        "securityContext: {runAsUser: -5, runAsGroup: -5}",
+        "securityContext: {runAsNonRoot: false, runAsUser: 0}",
+        "securityContext: {runAsNonRoot: true, seccompProfile: {type: Unconfined}}",
+        "securityContext: {runAsNonRoot: false, seccompProfile: {type: Localhost, localhostProfile: a.json}}",
+    ];
+    let both = |pod: &&str, container: &&str| daemon_set("", pod, container);
+    let hosted = containers.iter().map(|container| both(&"hostNetwork: true", container));
+    let updates = [
+        "maxSurge: 1",
+        "maxSurge: 0",
+        "maxSurge: 10%",
+        "maxUnavailable: 0",
+        "maxUnavailable: 0%",
+        "maxSurge: 1, maxUnavailable: 0",
+        "maxSurge: 1, maxUnavailable: 1",
+        "maxSurge: 0, maxUnavailable: 0",
+    ];
+    let updates =
+        updates.iter().map(|update| daemon_set(&format!("updateStrategy: {{rollingUpdate: {{{update}}}}}"), "", ""));
+    let strict = "securityContext: {runAsNonRoot: true, runAsUser: 1, seccompProfile: {type: RuntimeDefault}}";
+    let sidecar = daemon_set("", "hostNetwork: true", "ports: [{containerPort: 80}]")
+        + "      - {name: other, image: other, ports: [{containerPort: 80}]}\n      - {name: third, image: other, ports: [{containerPort: 81, hostPort: 82}]}\n";
+    let kinds = [
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: kong}\nspec: {hostNetwork: 5, containers: [{name: kong, image: 'kong:3.9'}]}\n",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: kong}\nspec: {containers: [{name: kong, image: 'kong:3.9', tty: true, ports: [{containerPort: 80, protocol: X}]}]}\n",
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {name: kong}\nspec: {template: {spec: {restartPolicy: Never, containers: [{name: kong, image: 'kong:3.9', command: x}]}}}\n",
+        "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: kong}\nspec: {schedule: '0 0 * * *', jobTemplate: {spec: {template: {spec: {restartPolicy: Never, securityContext: {privileged: true}, containers: [{name: kong, image: 'kong:3.9'}]}}}}}\n",
+        "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: kong}\nspec: {schedule: '0 0 * * *', jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: kong, image: 'kong:3.9', env: x}]}}}}}\n",
+        "apiVersion: v1\nkind: PodTemplate\nmetadata: {name: kong}\ntemplate: {spec: {containers: [{name: kong, image: 'kong:3.9', ports: x}]}}\n",
+    ];
+    let all = pods.iter().map(|pod| both(pod, &""));
+    let all = all.chain(containers.iter().map(|container| both(&"", container))).chain(hosted).chain(updates);
+    let all = all.chain(containers.iter().map(|container| both(&strict, container))).chain([sidecar]);
+    all.chain(kinds.map(str::to_owned)).collect()
+}
+
+#[test]
+fn what_doctor_foretells_is_what_the_api_server_says() {
+    let texts = pods();
+    let Some(all) = answers(&texts) else { return };
+    let mut wrong = Vec::new();
+    for (text, answers) in texts.iter().zip(&all) {
+        let found = found(text);
+        let (apply, create) = foretold(&found);
+        let [answer] = &answers[..] else { panic!("{text}") };
+        let said = |says: &str, errors: &[String]| errors.iter().any(|error| error.contains(says));
+        let good = apply.iter().all(|says| said(says, &answer.errors))
+            && create.iter().all(|says| said(says, &answer.pod_errors))
+            && apply.is_empty() == answer.errors.is_empty()
+            // Pods are made of what was taken.
+            && (!answer.errors.is_empty() || create.is_empty() == answer.pod_errors.is_empty());
+        if !good {
+            wrong.push(format!(
+                "{text}apply {apply:#?} create {create:#?}\nreally {:#?} {:#?}",
+                answer.errors, answer.pod_errors
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), texts.len(), wrong.join("\n\n"));
+}
+
+#[test]
+fn what_doctor_says_of_pod_security_is_what_it_forbids() {
+    let texts = pods();
+    let Some(all) = answers(&texts) else { return };
+    let mut wrong = Vec::new();
+    for (text, answers) in texts.iter().zip(&all) {
+        let [answer] = &answers[..] else { panic!("{text}") };
+        if answer.errors.iter().any(|error| error.contains("cannot be handled")) {
+            continue;
+        }
+        for (level, forbidden) in [("baseline", &answer.baseline), ("restricted", &answer.restricted)] {
+            let namespace = format!(
+                "apiVersion: v1\nkind: Namespace\nmetadata: {{name: default, labels: {{pod-security.kubernetes.io/enforce: {level}}}}}\n---\n"
+            );
+            let found = found(&format!("{namespace}{text}"));
+            let says = found.findings.iter().find(|finding| finding.code == "pod-security");
+            let prefix = format!("no pod is created: it is forbidden: violates PodSecurity \"{level}:latest\": ");
+            let says = says.map_or("", |finding| finding.what.strip_prefix(&prefix).unwrap());
+            if says != forbidden {
+                wrong.push(format!("{text}{level} {says}\nreally {forbidden}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), texts.len(), wrong.join("\n\n"));
+}
+
+#[test]
+fn what_doctor_reads_is_what_the_kubelet_asks_for() {
+    let texts = pods();
+    let Some(all) = answers(&texts) else { return };
+    for (text, answers) in texts.iter().zip(&all) {
+        for (name, asked) in &answers[0].containers {
+            let found = found(text);
+            let suffix = format!("container {name}");
+            let Some(container) = found.containers.iter().find(|container| container.name.ends_with(&suffix)) else {
+                continue;
+            };
+            let user = asked["runAsUser"].as_i64().map(|user| match asked["runAsGroup"].as_i64() {
+                Some(group) => format!("{user}:{group}"),
+                None => user.to_string(),
+            });
+            assert_eq!(container.user, user, "{text}");
+            assert_eq!(container.run_as_non_root, asked["runAsNonRoot"] == true, "{text}");
+            assert_eq!(container.read_only, asked["readOnlyRootFilesystem"] == true, "{text}");
+            assert_eq!(container.no_new_privileges, asked["noNewPrivileges"] == true, "{text}");
+        }
     }
 }

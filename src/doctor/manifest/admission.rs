@@ -2,7 +2,7 @@
 
 use super::pod::{Cluster, Member, Workload};
 use super::security::Security;
-use super::{host_network, pod_security};
+use super::{host_network, pod_security, validation};
 use crate::capability::{Capability, CapabilitySet};
 use crate::doctor::{Finding, Level, fix};
 
@@ -37,7 +37,7 @@ impl Constraint<'_> {
 
 /// Checks a pod.
 pub(super) fn check(workload: &Workload<'_, '_>, cluster: &Cluster<'_, '_>, found: &mut Vec<Finding>) {
-    let checks: [fn(&Workload<'_, '_>) -> Option<Finding>; 11] = [
+    let checks: [fn(&Workload<'_, '_>) -> Option<Finding>; 14] = [
         pod_level,
         contradiction,
         host_network::sysctl,
@@ -49,6 +49,9 @@ pub(super) fn check(workload: &Workload<'_, '_>, cluster: &Cluster<'_, '_>, foun
         runtime_class,
         required_constraint,
         capability_names,
+        validation::values,
+        validation::host_ports_twice,
+        validation::daemon_set_update,
     ];
     found.extend(checks.iter().filter_map(|check| check(workload)));
     found.extend(root(workload));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::tree::{Budget, Tree};
-use super::typed::{Refusal, Want, get, maps, text};
+use super::typed::{maps, text};
 use crate::doctor::Variable;
 use crate::error::Result;
 
@@ -37,15 +37,14 @@ pub(super) fn read<'t>(
     container: &'t Tree<'_>,
     namespace: Option<&'t str>,
     configs: &ConfigMaps<'t, '_>,
-    refusal: &mut Option<Refusal>,
     budget: &mut Budget,
 ) -> Result<(Vec<Variable>, bool)> {
     let config = |name: &'t str| configs.get(name, namespace);
     let mut variables = Vec::new();
     let mut values: HashMap<String, Option<String>> = HashMap::new();
     let mut elsewhere = false;
-    for source in maps(container, "envFrom", refusal) {
-        let prefix = text(source, "prefix", refusal).unwrap_or_default();
+    for source in maps(container, "envFrom") {
+        let prefix = text(source, "prefix").unwrap_or_default();
         match source.text_at(&["configMapRef", "name"]).and_then(config) {
             None => elsewhere = true,
             Some(data) => {
@@ -58,9 +57,9 @@ pub(super) fn read<'t>(
             }
         }
     }
-    for entry in maps(container, "env", refusal) {
-        let Some(name) = text(entry, "name", refusal) else { continue };
-        let from = get(entry, "valueFrom", Want::Map, refusal);
+    for entry in maps(container, "env") {
+        let Some(name) = text(entry, "name") else { continue };
+        let from = entry.get("valueFrom");
         let value = match from {
             Some(from) => {
                 let key = from.text_at(&["configMapKeyRef", "key"]);
@@ -70,7 +69,7 @@ pub(super) fn read<'t>(
                 data.zip(key).and_then(|(data, key)| data.text_at(&[key])).map(str::to_owned)
             }
             None => {
-                let written = text(entry, "value", refusal).unwrap_or_default();
+                let written = text(entry, "value").unwrap_or_default();
                 expand(written, &values, container.file, budget)?
             }
         };
@@ -158,8 +157,7 @@ mod tests {
         for (name, data) in tree.get("configs").map(Tree::entries).unwrap_or_default() {
             configs.add(name, Some("a"), data);
         }
-        let (variables, elsewhere) =
-            read(&tree, tree.text_at(&["namespace"]), &configs, &mut None, &mut Budget::default())?;
+        let (variables, elsewhere) = read(&tree, tree.text_at(&["namespace"]), &configs, &mut Budget::default())?;
         let one = |v: &Variable| format!("{}={}@{}", v.name, v.value.as_deref().unwrap_or("?"), v.place);
         Ok(format!("{}{}", variables.iter().map(one).collect::<Vec<_>>().join(" "), if elsewhere { " +" } else { "" }))
     }

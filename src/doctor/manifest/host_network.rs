@@ -3,6 +3,7 @@
 use super::admission::snippet;
 use super::pod::Workload;
 use super::tree::Tree;
+use super::typed::maps;
 use crate::doctor::fix;
 use crate::doctor::{Finding, Level};
 
@@ -39,7 +40,7 @@ pub(super) fn user_namespace(workload: &Workload<'_, '_>) -> Option<Finding> {
         code: "user-namespace-with-host-network",
         level: Level::Breaks,
         place: users.place(),
-        what: format!("kubectl apply fails: {}.hostNetwork: Forbidden: when `hostUsers` is false", workload.path),
+        what: format!("kubectl apply fails: {}.hostNetwork: Forbidden: when `pod.Spec.HostUsers` is false", workload.path),
         why: "CAP_NET_BIND_SERVICE of a user namespace counts only for networks that this namespace owns, and the node's is none of them (user_namespaces(7))".to_owned(),
         fix: snippet(workload, "", &["hostUsers: true"]),
     })
@@ -50,11 +51,13 @@ pub(super) fn host_ports(workload: &Workload<'_, '_>) -> Option<Finding> {
     if !workload.host_network {
         return None;
     }
-    let ports = workload.containers.iter().flat_map(|member| {
-        let ports = member.tree.get("ports").map(Tree::items).unwrap_or_default();
-        ports.iter().enumerate().map(move |(at, port)| (format!("{}.ports[{at}]", member.path), port))
+    // Those of init containers are not looked at.
+    let containers = maps(workload.spec, "containers").into_iter().enumerate();
+    let mut ports = containers.flat_map(|(at, container)| {
+        let ports = maps(container, "ports").into_iter().enumerate();
+        ports.map(move |(number, port)| (format!("containers[{at}].ports[{number}]"), port))
     });
-    ports.into_iter().find_map(|(path, port)| {
+    ports.find_map(|(path, port)| {
         let (own, host) = (port.get("containerPort")?.integer()?, port.get("hostPort")?.integer()?);
         (own != host && host != 0).then(|| Finding {
             code: "host-port-mismatch",

@@ -14,6 +14,7 @@ mod security;
 mod service;
 mod tree;
 mod typed;
+mod validation;
 mod values;
 
 use std::collections::{BTreeSet, HashMap};

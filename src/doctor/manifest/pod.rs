@@ -6,7 +6,7 @@ use super::admission;
 use super::environment::{self, ConfigMaps};
 use super::security::Security;
 use super::tree::{Budget, Tree};
-use super::typed::{Refusal, Want, fits, get, maps, text, texts};
+use super::typed::{self, Refusal, maps, text, texts};
 use super::{Detail, Format, Found, Images, Port, UNPRIVILEGED_PORT_START};
 use crate::doctor::{Command, Container, Finding, Level, Role};
 use crate::error::Result;
@@ -93,16 +93,9 @@ pub(super) fn read(
         }
         return Ok(());
     };
-    let mut refusal = None;
-    let mut template = object;
-    for key in *keys {
-        let Some(below) = get(template, key, Want::Map, &mut refusal) else {
-            images.refused(refusal);
-            return Ok(());
-        };
-        template = below;
-    }
-    let Some(spec) = get(template, "spec", Want::Map, &mut refusal) else {
+    let refusal = typed::refusal(object, kind, keys);
+    let template = object.at(keys);
+    let Some((template, spec)) = template.and_then(|template| Some((template, template.get("spec")?))) else {
         images.refused(refusal);
         return Ok(());
     };
@@ -115,15 +108,14 @@ pub(super) fn read(
         path: keys.iter().chain(&["spec"]).copied().collect::<Vec<_>>().join("."),
         template,
         spec,
-        host_network: get(spec, "hostNetwork", Want::Bool, &mut refusal).and_then(Tree::boolean).unwrap_or_default(),
+        host_network: spec.get("hostNetwork").and_then(Tree::boolean).unwrap_or_default(),
         containers: Vec::new(),
     };
     for list in LISTS {
-        for (at, tree) in maps(spec, list, &mut refusal).into_iter().enumerate() {
-            let Some(image) = text(tree, "image", &mut refusal) else { continue };
+        for (at, tree) in maps(spec, list).into_iter().enumerate() {
+            let Some(image) = text(tree, "image") else { continue };
             if images.is_meant(image, tree)? {
-                let (container, detail, security) =
-                    read_container(&workload, list, tree, cluster, &mut refusal, budget)?;
+                let (container, detail, security) = read_container(&workload, list, tree, cluster, budget)?;
                 workload.containers.push(Member { tree, security, path: format!("{list}[{at}]") });
                 found.push(container, detail)?;
             }
@@ -159,21 +151,19 @@ fn read_container(
     list: &str,
     container: &Tree<'_>,
     cluster: &Cluster<'_, '_>,
-    refusal: &mut Option<Refusal>,
     budget: &mut Budget,
 ) -> Result<(Container, Detail, Security)> {
-    let name = text(container, "name", refusal).unwrap_or("?");
-    let pod_context = get(workload.spec, "securityContext", Want::Map, refusal);
-    let mut security =
-        Security::kubernetes(get(container, "securityContext", Want::Map, refusal), pod_context, refusal);
+    let name = text(container, "name").unwrap_or("?");
+    let pod_context = workload.spec.get("securityContext");
+    let mut security = Security::kubernetes(container.get("securityContext"), pod_context);
     let admitted = admission::constraint(workload);
     let (bounding, no_new_privileges) = admitted.apply(&mut security);
-    let (env, env_from) = environment::read(container, workload.namespace, &cluster.configs, refusal, budget)?;
+    let (env, env_from) = environment::read(container, workload.namespace, &cluster.configs, budget)?;
     let values: HashMap<String, Option<String>> =
         env.iter().map(|variable| (variable.name.clone(), variable.value.clone())).collect();
     let mut argv = |key| -> Result<Option<Vec<String>>> {
         // An empty list is as none: the image's counts.
-        let Some(words) = texts(container, key, refusal).filter(|words| !words.is_empty()) else { return Ok(None) };
+        let Some(words) = texts(container, key).filter(|words| !words.is_empty()) else { return Ok(None) };
         let expand = |word: String| Ok(environment::expand(&word, &values, container.file, budget)?.unwrap_or(word));
         words.into_iter().map(expand).collect::<Result<_>>().map(Some)
     };
@@ -189,9 +179,9 @@ fn read_container(
         "ephemeralContainers" => "ephemeral container",
         _ => "container",
     };
-    let sysctls = pod_context.map(|context| maps(context, "sysctls", refusal)).unwrap_or_default();
+    let sysctls = pod_context.map(|context| maps(context, "sysctls")).unwrap_or_default();
     let start = sysctls.iter().rev().find(|sysctl| sysctl.text_at(&["name"]) == Some(UNPRIVILEGED_PORT_START));
-    let mounts = maps(container, "volumeMounts", refusal);
+    let mounts = maps(container, "volumeMounts");
     let detail = Detail {
         format: Format::Kubernetes,
         indent: container.column,
@@ -199,15 +189,15 @@ fn read_container(
         title: workload.title.clone(),
         add: security.add.clone(),
         drop: security.drop.clone(),
-        ports: ports(container, refusal),
+        ports: ports(container),
         namespace: workload.namespace.map(str::to_owned),
         labels: labels(workload.template),
-        pull_policy: text(container, "imagePullPolicy", refusal).map(str::to_owned),
+        pull_policy: text(container, "imagePullPolicy").map(str::to_owned),
     };
     let read = Container {
         place: container.place(),
         name: format!("{}, {what} {name}", workload.title),
-        image: text(container, "image", refusal).unwrap_or_default().to_owned(),
+        image: text(container, "image").unwrap_or_default().to_owned(),
         role,
         command,
         args,
@@ -219,36 +209,33 @@ fn read_container(
         no_new_privileges,
         read_only: security.read_only,
         host_network: workload.host_network,
-        user_namespace: get(workload.spec, "hostUsers", Want::Bool, refusal).and_then(Tree::boolean) == Some(false),
-        unprivileged_port_start: start.and_then(|sysctl| text(sysctl, "value", refusal)?.parse().ok()),
-        mounts: mounts.iter().filter_map(|mount| Some(text(mount, "mountPath", refusal)?.to_owned())).collect(),
-        commands: commands(container, refusal),
+        user_namespace: workload.spec.get("hostUsers").and_then(Tree::boolean) == Some(false),
+        unprivileged_port_start: start.and_then(|sysctl| text(sysctl, "value")?.parse().ok()),
+        mounts: mounts.iter().filter_map(|mount| Some(text(mount, "mountPath")?.to_owned())).collect(),
+        commands: commands(container),
         docker: false,
     };
     Ok((read, detail, security))
 }
 
 /// Hooks and probes that execute something.
-fn commands(container: &Tree<'_>, refusal: &mut Option<Refusal>) -> Vec<Command> {
+fn commands(container: &Tree<'_>) -> Vec<Command> {
     let mut found = Vec::new();
-    let lifecycle = get(container, "lifecycle", Want::Map, refusal);
     let mut add = |parent: Option<&Tree<'_>>, what: &str| {
-        let Some(exec) = parent.and_then(|tree| get(tree, what, Want::Map, refusal)?.get("exec")) else { return };
-        if fits(exec, "exec", Want::Map, refusal)
-            && let Some(argv) = texts(exec, "command", refusal).filter(|argv| !argv.is_empty())
-        {
+        let Some(exec) = parent.and_then(|tree| tree.at(&[what, "exec"])) else { return };
+        if let Some(argv) = texts(exec, "command").filter(|argv| !argv.is_empty()) {
             found.push(Command { place: exec.get("command").unwrap_or(exec).place(), what: what.to_owned(), argv });
         }
     };
     ["startupProbe", "livenessProbe", "readinessProbe"].iter().for_each(|what| add(Some(container), what));
-    ["postStart", "preStop"].iter().for_each(|what| add(lifecycle, what));
+    ["postStart", "preStop"].iter().for_each(|what| add(container.get("lifecycle"), what));
     found
 }
 
-fn ports(container: &Tree<'_>, refusal: &mut Option<Refusal>) -> Vec<Port> {
-    let ports = maps(container, "ports", refusal);
-    let mut number = |port: &Tree<'_>, key| {
-        let number = get(port, key, Want::Number, refusal).and_then(Tree::integer)?;
+fn ports(container: &Tree<'_>) -> Vec<Port> {
+    let ports = maps(container, "ports");
+    let number = |port: &Tree<'_>, key| {
+        let number = port.get(key).and_then(Tree::integer)?;
         u16::try_from(number).ok().filter(|number| *number != 0)
     };
     let read = |port: &&Tree<'_>| {

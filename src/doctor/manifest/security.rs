@@ -1,7 +1,7 @@
 //! What a security context leaves a container.
 
 use super::tree::Tree;
-use super::typed::{Refusal, Want, get};
+use super::typed::texts;
 use crate::capability::{Capability, CapabilitySet};
 use crate::doctor::DEFAULT_CAPABILITIES;
 
@@ -16,36 +16,25 @@ pub(crate) struct Security {
     pub(crate) read_only: bool,
     pub(crate) add: Vec<String>,
     pub(crate) drop: Vec<String>,
-    pub(crate) seccomp: bool,
 }
 
 impl Security {
     /// Reads a container's `securityContext` and its pod's; what both have counts from the container (core/v1,
     /// `SecurityContext`).
-    pub(super) fn kubernetes<'t>(
-        container: Option<&'t Tree<'_>>,
-        pod: Option<&'t Tree<'_>>,
-        refusal: &mut Option<Refusal>,
-    ) -> Security {
-        let mut either = |key, want| -> Option<&Tree<'_>> {
-            let own = container.and_then(|tree| get(tree, key, want, refusal));
-            own.or_else(|| pod.and_then(|tree| get(tree, key, want, refusal)))
+    pub(super) fn kubernetes<'t>(container: Option<&'t Tree<'_>>, pod: Option<&'t Tree<'_>>) -> Security {
+        let either = |key| -> Option<&Tree<'_>> {
+            let both = [container, pod].into_iter().flatten();
+            both.filter_map(|tree| tree.get(key)).next()
         };
-        let user = either("runAsUser", Want::Number).and_then(|user| user.integer());
-        let group = either("runAsGroup", Want::Number).and_then(|group| group.integer());
-        let run_as_non_root = either("runAsNonRoot", Want::Bool).and_then(|tree| tree.boolean()).unwrap_or_default();
-        let seccomp = either("seccompProfile", Want::Map)
-            .is_some_and(|profile| matches!(profile.text_at(&["type"]), Some("RuntimeDefault" | "Localhost")));
-        let mut own = |key, want| container.and_then(|tree| get(tree, key, want, refusal));
-        let mut flag = |key| own(key, Want::Bool).and_then(Tree::boolean);
+        let user = either("runAsUser").and_then(Tree::integer);
+        let group = either("runAsGroup").and_then(Tree::integer);
+        let run_as_non_root = either("runAsNonRoot").and_then(Tree::boolean).unwrap_or_default();
+        let own = |key| container.and_then(|tree| tree.get(key));
+        let flag = |key| own(key).and_then(Tree::boolean);
         let allow_privilege_escalation = flag("allowPrivilegeEscalation");
         let privileged = flag("privileged").unwrap_or_default();
         let read_only = flag("readOnlyRootFilesystem").unwrap_or_default();
-        let capabilities = own("capabilities", Want::Map);
-        let mut list = |key| {
-            let list = capabilities.and_then(|tree| get(tree, key, Want::List, refusal));
-            list.map(Tree::items).unwrap_or_default().iter().filter_map(|name| Some(name.text()?.to_owned())).collect()
-        };
+        let list = |key| own("capabilities").and_then(|tree| texts(tree, key)).unwrap_or_default();
         Security {
             user: user.map(|user| group.map_or(user.to_string(), |group| format!("{user}:{group}"))),
             run_as_non_root,
@@ -54,14 +43,12 @@ impl Security {
             read_only,
             add: list("add"),
             drop: list("drop"),
-            seccomp,
         }
     }
 
     /// Whether the kubelet asks for no_new_privs (`AddNoNewPrivileges`; by default it does not).
     pub(super) fn no_new_privileges(&self) -> bool {
-        let administrator = self.add.iter().any(|name| name == "CAP_SYS_ADMIN");
-        self.allow_privilege_escalation == Some(false) && !self.privileged && !administrator
+        self.allow_privilege_escalation == Some(false)
     }
 
     /// The bounding set as containerd makes it (`WithCapabilities` in its CRI): ALL first, then what is added, then what
@@ -119,15 +106,13 @@ mod tests {
     use super::*;
     use crate::kubernetes::yaml;
 
-    fn read(container: &str, pod: &str) -> (Security, Option<Refusal>) {
+    fn read(container: &str, pod: &str) -> Security {
         let streams = [container, pod].map(|text| yaml::read(text, "f").unwrap());
         let trees = streams.each_ref().map(|stream| {
             let root = stream.documents.first().and_then(|document| document.root.as_ref());
             root.map(|root| resolve(root, "f", &mut Budget::default()).unwrap())
         });
-        let mut refusal = None;
-        let security = Security::kubernetes(trees[0].as_ref(), trees[1].as_ref(), &mut refusal);
-        (security, refusal)
+        Security::kubernetes(trees[0].as_ref(), trees[1].as_ref())
     }
 
     #[test]
@@ -140,9 +125,8 @@ mod tests {
             ("runAsGroup: 5", "", None, false),
             ("runAsUser:", "runAsUser: 1", Some("1"), false),
         ] {
-            let (security, refusal) = read(container, pod);
+            let security = read(container, pod);
             assert_eq!((security.user.as_deref(), security.run_as_non_root), (user, non_root), "{container} | {pod}");
-            assert_eq!(refusal, None);
         }
     }
 
@@ -154,10 +138,9 @@ mod tests {
             ("allowPrivilegeEscalation: false", "", true),
             ("allowPrivilegeEscalation: no", "", true),
             ("allowPrivilegeEscalation: true", "", false),
-            ("{allowPrivilegeEscalation: false, privileged: true}", "", false),
-            ("{allowPrivilegeEscalation: false, capabilities: {add: [CAP_SYS_ADMIN]}}", "", false),
+            ("{allowPrivilegeEscalation: false, privileged: true}", "", true),
         ] {
-            assert_eq!(read(container, pod).0.no_new_privileges(), expected, "{container}");
+            assert_eq!(read(container, pod).no_new_privileges(), expected, "{container}");
         }
     }
 
@@ -185,33 +168,12 @@ mod tests {
             ("{drop: [CAP_ALL]}", default, none),
             ("{add: [NO_SUCH]}", default, default),
         ] {
-            let (mut security, _) = read(&format!("capabilities: {container}"), "");
+            let mut security = read(&format!("capabilities: {container}"), "");
             assert_eq!(security.kubernetes_bounding(), kubernetes, "kubernetes {container}");
             assert_eq!(security.docker_bounding(), docker, "docker {container}");
             security.privileged = true;
             assert_eq!((security.kubernetes_bounding(), security.docker_bounding()), (named, named));
         }
-        assert_eq!(read("", "capabilities: {drop: [ALL]}").0.kubernetes_bounding(), default, "a pod has none");
-    }
-
-    #[test]
-    fn what_has_the_wrong_type_is_refused() {
-        for (container, says) in [
-            ("runAsUser: \"1000\"", "cannot unmarshal string into Go struct field runAsUser of type int64"),
-            ("runAsUser: 1.5", "cannot unmarshal number 1.5 into Go struct field runAsUser of type int64"),
-            (
-                "allowPrivilegeEscalation: \"false\"",
-                "cannot unmarshal string into Go struct field allowPrivilegeEscalation of type bool",
-            ),
-            (
-                "capabilities: [NET_BIND_SERVICE]",
-                "cannot unmarshal array into Go struct field capabilities of type object",
-            ),
-            ("capabilities: {add: NET_BIND_SERVICE}", "cannot unmarshal string into Go struct field add of type array"),
-        ] {
-            let refusal = read(container, "").1.unwrap();
-            assert!(refusal.says.contains(says), "{}", refusal.says);
-            assert_eq!(refusal.place, "f:1");
-        }
+        assert_eq!(read("", "capabilities: {drop: [ALL]}").kubernetes_bounding(), default, "a pod has none");
     }
 }
