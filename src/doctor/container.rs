@@ -80,5 +80,6 @@ pub struct Command {
 
 /// What container runtimes leave in the bounding set unless they are told otherwise: CHOWN, DAC_OVERRIDE, FOWNER, FSETID,
 /// KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE and SETFCAP (`oci/caps` of moby and
-/// containerd). CRI-O and podman leave a few less; NET_BIND_SERVICE is always among them.
+/// containerd). CRI-O (`internal/config/capabilities`) and podman (`pkg/config` of containers/common) leave a few less;
+/// NET_BIND_SERVICE is always among them.
 pub const DEFAULT_CAPABILITIES: CapabilitySet = CapabilitySet::from_bits(0xa804_25fb);

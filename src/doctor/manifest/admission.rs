@@ -2,38 +2,8 @@
 
 use super::pod::{Cluster, Member, Workload};
 use super::security::Security;
-use super::{host_network, pod_security, validation};
-use crate::capability::{Capability, CapabilitySet};
+use super::{constraint, host_network, pod_security, validation};
 use crate::doctor::{Finding, Level, fix};
-
-/// A security context constraint of OpenShift that the pod says it is for.
-pub(super) struct Constraint<'t>(Option<&'t str>);
-
-/// The constraint in the annotations of a pod (`openshift.io/scc` is written when a pod was admitted).
-pub(super) fn constraint<'t>(workload: &Workload<'t, '_>) -> Constraint<'t> {
-    let annotation = |key| workload.template.text_at(&["metadata", "annotations", key]);
-    Constraint(annotation("openshift.io/required-scc").or(annotation("openshift.io/scc")))
-}
-
-impl Constraint<'_> {
-    /// Whether it drops all capabilities, forbids privilege escalation and lets NET_BIND_SERVICE be added.
-    fn is_restricted(&self) -> bool {
-        matches!(self.0, Some("restricted-v2" | "restricted-v3" | "nonroot-v2" | "hostnetwork-v2"))
-    }
-
-    /// The bounding set and no_new_privs of a container after it was admitted.
-    pub(super) fn apply(&self, security: &mut Security) -> (CapabilitySet, bool) {
-        if !self.is_restricted() {
-            return (security.kubernetes_bounding(), security.no_new_privileges());
-        }
-        if !security.drop.iter().any(|name| name == "ALL") {
-            security.drop.push("ALL".to_owned());
-        }
-        let bind = CapabilitySet::from(Capability::NET_BIND_SERVICE);
-        let bounding = security.kubernetes_bounding();
-        (if bounding.contains(Capability::NET_BIND_SERVICE) { bind } else { CapabilitySet::EMPTY }, true)
-    }
-}
 
 /// Checks a pod.
 pub(super) fn check(workload: &Workload<'_, '_>, cluster: &Cluster<'_, '_>, found: &mut Vec<Finding>) {
@@ -47,7 +17,7 @@ pub(super) fn check(workload: &Workload<'_, '_>, cluster: &Cluster<'_, '_>, foun
         host_network::dns,
         windows,
         runtime_class,
-        required_constraint,
+        constraint::check,
         capability_names,
         validation::values,
         validation::host_ports_twice,
@@ -143,32 +113,6 @@ fn runtime_class(workload: &Workload<'_, '_>) -> Option<Finding> {
         what: format!("runtimeClassName {name}: {what}"),
         why: "what is foretold here holds for runc and crun".to_owned(),
         fix: None,
-    })
-}
-
-/// M14: what OpenShift does not admit.
-fn required_constraint(workload: &Workload<'_, '_>) -> Option<Finding> {
-    let constraint = constraint(workload);
-    let name = constraint.0.filter(|_| constraint.is_restricted())?;
-    let escalates =
-        workload.containers.iter().find(|Member { security, .. }| security.allow_privilege_escalation == Some(true));
-    let (at, what) = match escalates {
-        Some(Member { tree: container, .. }) => (
-            *container,
-            "allowPrivilegeEscalation: Invalid value: true: Allowing privilege escalation for containers is not allowed",
-        ),
-        None if workload.host_network && name != "hostnetwork-v2" => {
-            (workload.spec, "securityContext.hostNetwork: Invalid value: true: Host network is not allowed to be used")
-        }
-        None => return None,
-    };
-    Some(Finding {
-        code: "scc",
-        level: Level::Breaks,
-        place: at.place(),
-        what: format!("the pod is forbidden: unable to validate against any security context constraint: provider {name}: {what}"),
-        why: format!("{name} allows neither privilege escalation nor, except hostnetwork-v2, the network of the node; with escalation forbidden a file capability gives nothing"),
-        fix: Some("a constraint of your own, with allowPrivilegeEscalation: true, allowHostNetwork: true and allowedCapabilities: [NET_BIND_SERVICE], and a service account that may use it".to_owned()),
     })
 }
 

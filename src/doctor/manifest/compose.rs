@@ -361,13 +361,20 @@ impl Service<'_, '_> {
 
     /// Names of capabilities that the engine does not know.
     fn capability(&mut self) -> Option<Finding> {
-        let names = self.list("cap_add").into_iter().chain(self.list("cap_drop"));
-        let name = names.into_iter().find(|name| !is_all(name) && docker_capability(name).is_none())?;
+        let mut unknown = |key: &str| {
+            let name = self.list(key).into_iter().find(|name| !is_all(name) && docker_capability(name).is_none())?;
+            let name = name.to_ascii_uppercase();
+            Some(if name.starts_with("CAP_") { name } else { format!("CAP_{name}") })
+        };
+        let add = unknown("cap_add").map(|name| ("cap_add", "CapAdd", name));
+        let drop = || unknown("cap_drop").map(|name| ("cap_drop", "CapDrop", name));
+        let (key, field, name) = add.or_else(drop)?;
         Some(Finding {
             code: "unknown-capability",
             level: Level::Breaks,
-            place: self.tree.get("cap_add").unwrap_or(self.tree).place(),
-            what: format!("the container is not created: the engine knows no capability \"{name}\""),
+            place: self.tree.get(key).unwrap_or(self.tree).place(),
+            // `validateCapabilities` in moby's daemon/container.go.
+            what: format!("the container is not created: invalid {field}: unknown capability: \"{name}\""),
             why: "capabilities are written as in capabilities(7), with or without CAP_".to_owned(),
             fix: self.snippet(&["cap_add: [NET_BIND_SERVICE]"]),
         })

@@ -4,6 +4,7 @@
 mod admission;
 mod chart;
 mod compose;
+mod constraint;
 mod environment;
 mod host_network;
 mod interpolate;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::admission;
+use super::constraint;
 use super::environment::{self, ConfigMaps};
 use super::security::Security;
 use super::tree::{Budget, Tree};
@@ -156,7 +157,7 @@ fn read_container(
     let name = text(container, "name").unwrap_or("?");
     let pod_context = workload.spec.get("securityContext");
     let mut security = Security::kubernetes(container.get("securityContext"), pod_context);
-    let admitted = admission::constraint(workload);
+    let admitted = constraint::constraint(workload);
     let (bounding, no_new_privileges) = admitted.apply(&mut security);
     let (env, env_from) = environment::read(container, workload.namespace, &cluster.configs, budget)?;
     let values: HashMap<String, Option<String>> =

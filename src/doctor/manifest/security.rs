@@ -10,6 +10,8 @@ use crate::doctor::DEFAULT_CAPABILITIES;
 pub(crate) struct Security {
     pub(crate) user: Option<String>,
     pub(crate) run_as_non_root: bool,
+    /// What is said of it, if anything.
+    pub(crate) said_non_root: Option<bool>,
     /// What is said, not what follows: privileged containers may not say `false`.
     pub(crate) allow_privilege_escalation: Option<bool>,
     pub(crate) privileged: bool,
@@ -28,7 +30,7 @@ impl Security {
         };
         let user = either("runAsUser").and_then(Tree::integer);
         let group = either("runAsGroup").and_then(Tree::integer);
-        let run_as_non_root = either("runAsNonRoot").and_then(Tree::boolean).unwrap_or_default();
+        let said_non_root = either("runAsNonRoot").and_then(Tree::boolean);
         let own = |key| container.and_then(|tree| tree.get(key));
         let flag = |key| own(key).and_then(Tree::boolean);
         let allow_privilege_escalation = flag("allowPrivilegeEscalation");
@@ -37,7 +39,8 @@ impl Security {
         let list = |key| own("capabilities").and_then(|tree| texts(tree, key)).unwrap_or_default();
         Security {
             user: user.map(|user| group.map_or(user.to_string(), |group| format!("{user}:{group}"))),
-            run_as_non_root,
+            run_as_non_root: said_non_root.unwrap_or_default(),
+            said_non_root,
             allow_privilege_escalation,
             privileged,
             read_only,
@@ -67,7 +70,7 @@ impl Security {
         start.union(set(&self.add)).minus(set(&self.drop))
     }
 
-    /// The bounding set as Docker makes it (`TweakCapabilities` in moby's `oci/caps`): a single add wins over a drop, except
+    /// The bounding set as Docker makes it (`TweakCapabilities` in moby's `daemon/pkg/oci/caps`): a single add wins over a drop, except
     /// beside `cap_add: ALL`.
     pub(super) fn docker_bounding(&self) -> CapabilitySet {
         if self.privileged {
@@ -95,9 +98,9 @@ pub(super) fn docker_capability(name: &str) -> Option<Capability> {
     Capability::from_name(name).or_else(|| kubernetes_capability(name))
 }
 
-/// Whether it is Docker's word for all capabilities.
+/// Whether it is Docker's word for all capabilities (`NormalizeLegacyCapabilities` in moby's `daemon/pkg/oci/caps`).
 pub(super) fn is_all(name: &str) -> bool {
-    name.eq_ignore_ascii_case("ALL") || name.eq_ignore_ascii_case("CAP_ALL")
+    name.eq_ignore_ascii_case("ALL")
 }
 
 #[cfg(test)]
@@ -165,7 +168,7 @@ mod tests {
             ("{add: [ALL], drop: [NET_BIND_SERVICE]}", named.minus(bind), named.minus(bind)),
             ("{add: [ALL], drop: [ALL]}", none, named),
             ("{add: [ALL, NET_BIND_SERVICE], drop: [ALL]}", bind, named),
-            ("{drop: [CAP_ALL]}", default, none),
+            ("{drop: [CAP_ALL]}", default, default),
             ("{add: [NO_SUCH]}", default, default),
         ] {
             let mut security = read(&format!("capabilities: {container}"), "");

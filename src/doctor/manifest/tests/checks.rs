@@ -1,5 +1,6 @@
 use super::{all, codes, look};
-use crate::doctor::Level;
+use crate::capability::{Capability, CapabilitySet};
+use crate::doctor::{DEFAULT_CAPABILITIES, Level};
 
 /// The pod spec `spec` and its container `container`, in a Deployment with `before` in its own spec.
 fn deployment(before: &str, spec: &str, container: &str) -> String {
@@ -225,17 +226,101 @@ fn constraints_of_openshift_are_applied() {
             "kind: Pod\nmetadata: {{annotations: {{openshift.io/required-scc: {constraint}}}}}\nspec: {{{spec}containers: [{{name: a, image: kong, securityContext: {{{context}}}}}]}}\n"
         ))
     };
-    for (constraint, spec, context, expected, code) in [
+    for (constraint, spec, context, expected, says) in [
         ("restricted-v2", "", "", "none nnp", None),
         ("restricted-v2", "", "capabilities: {add: [NET_BIND_SERVICE]}", "cap_net_bind_service nnp", None),
-        ("restricted-v2", "", "allowPrivilegeEscalation: true", "none nnp", Some("scc")),
-        ("restricted-v2", "hostNetwork: true, dnsPolicy: None, ", "", "none nnp host", Some("scc")),
-        ("hostnetwork-v2", "hostNetwork: true, dnsPolicy: None, ", "", "none nnp host", Some("pod-security")),
-        ("anyuid", "", "", "default", None),
+        (
+            "restricted-v2",
+            "",
+            "allowPrivilegeEscalation: true",
+            "none",
+            Some(
+                "provider restricted-v2: .containers[0].allowPrivilegeEscalation: Invalid value: true: Allowing privilege escalation for containers is not allowed",
+            ),
+        ),
+        (
+            "restricted-v2",
+            "hostNetwork: true, dnsPolicy: None, ",
+            "",
+            "none nnp",
+            Some(
+                "[provider restricted-v2: .spec.securityContext.hostNetwork: Invalid value: true: Host network is not allowed to be used, provider restricted-v2: .containers[0].hostNetwork: Invalid value: true: Host network is not allowed to be used]",
+            ),
+        ),
+        ("hostnetwork-v2", "hostNetwork: true, dnsPolicy: None, ", "", "none nnp", None),
+        (
+            "hostnetwork",
+            "hostNetwork: true, dnsPolicy: None, ",
+            "capabilities: {add: [NET_BIND_SERVICE]}",
+            "less",
+            Some(
+                "provider hostnetwork: .containers[0].capabilities.add: Invalid value: \"NET_BIND_SERVICE\": capability may not be added",
+            ),
+        ),
+        (
+            "nonroot-v2",
+            "",
+            "runAsUser: 0",
+            "none nnp",
+            Some(
+                "provider nonroot-v2: .containers[0].runAsUser: Invalid value: 0: running with the root UID is forbidden",
+            ),
+        ),
+        (
+            "nonroot",
+            "",
+            "runAsNonRoot: false",
+            "less",
+            Some("provider nonroot: .containers[0].runAsNonRoot: Invalid value: false: must be true"),
+        ),
+        (
+            "restricted",
+            "",
+            "runAsUser: 1000",
+            "less",
+            Some("provider restricted: .containers[0].runAsUser: Invalid value: 1000: must be in the ranges: ["),
+        ),
+        (
+            "restricted-v3",
+            "",
+            "",
+            "none nnp",
+            Some(
+                "provider restricted-v3: .spec.securityContext.hostUsers: Invalid value: \"null\": Host Users must be set to false",
+            ),
+        ),
+        ("restricted-v3", "hostUsers: false, ", "runAsUser: 1000", "none nnp", None),
+        (
+            "anyuid",
+            "",
+            "privileged: true",
+            "all",
+            Some(
+                "provider anyuid: .containers[0].privileged: Invalid value: true: Privileged containers are not allowed",
+            ),
+        ),
+        ("anyuid", "", "runAsUser: 0", "less", None),
+        ("privileged", "", "privileged: true, capabilities: {add: [ALL]}", "all", None),
+        ("ours", "hostNetwork: true, dnsPolicy: None, ", "", "default", None),
     ] {
         let found = pod(constraint, spec, context);
-        assert_eq!(all(&found), [format!("Pod ?, container a: Main - {expected}")], "{constraint} {context}");
-        assert_eq!(found.findings.first().map(|finding| finding.code), code, "{constraint} {context}");
+        let container = &found.containers[0];
+        let bounding = match container.bounding {
+            CapabilitySet::EMPTY => "none",
+            CapabilitySet::NAMED => "all",
+            DEFAULT_CAPABILITIES => "default",
+            set if set == Capability::NET_BIND_SERVICE.into() => "cap_net_bind_service",
+            set if set.contains(Capability::NET_BIND_SERVICE) => "less",
+            _ => "others",
+        };
+        let nnp = if container.no_new_privileges { " nnp" } else { "" };
+        assert_eq!(format!("{bounding}{nnp}"), expected, "{constraint} {context}");
+        let what = found.findings.iter().find(|finding| finding.code == "scc").map(|finding| &finding.what);
+        let after = what.map(|what| what.split_once("security context constraint: ").unwrap().1);
+        match says {
+            Some(says) => assert!(after.unwrap().starts_with(says), "{after:?}"),
+            None => assert_eq!(after, None, "{constraint} {context}"),
+        }
     }
 }
 
@@ -253,6 +338,7 @@ fn compose_files_are_read_as_docker_reads_them() {
         ("cap_drop: [ALL], cap_add: [CAP_NET_BIND_SERVICE]", "- cap_net_bind_service from 0", None),
         ("cap_drop: [NET_BIND_SERVICE], cap_add: [net_bind_service]", "- default from 0", None),
         ("cap_add: [NET_BIND]", "- default from 0", Some("unknown-capability")),
+        ("cap_drop: [CAP_ALL]", "- default from 0", Some("unknown-capability")),
         ("userns_mode: host", "- default from 0", None),
         ("userns_mode: keep-id", "- default userns from 0", None),
         ("sysctls: {net.ipv4.ip_unprivileged_port_start: 1024}", "- default from 1024", None),
