@@ -42,12 +42,13 @@ impl ImageConfig {
     /// Reads a config; refuses what has no platform, or a `rootfs` that is not made of layers.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let object = Object::parse(bytes)?;
-        object.refuse_lookalikes(&["architecture", "os", "rootfs", "config", "history"])?;
+        object.refuse_lookalikes(&["architecture", "os", "os.version", "variant", "rootfs", "config", "history"])?;
         let run: Object = object.get("config")?.unwrap_or_default();
         run.refuse_lookalikes(&["ExposedPorts", "Env", "Labels", "User", "Entrypoint", "Cmd", "Volumes"])?;
         let config = ImageConfig { object, run };
         let rootfs: Object =
             config.object.get("rootfs")?.ok_or_else(|| Error::content("the config has no 'rootfs'"))?;
+        rootfs.refuse_lookalikes(&["type", "diff_ids"])?;
         if rootfs.get::<String>("type")?.as_deref() != Some("layers") {
             return Err(Error::content("the config's rootfs is not of type 'layers'"));
         }
@@ -76,6 +77,9 @@ impl ImageConfig {
 
     /// The history, if the image has one.
     pub fn history(&self) -> Result<Vec<History>> {
+        for entry in self.object.get::<Vec<Object>>("history")?.unwrap_or_default() {
+            entry.refuse_lookalikes(&["created", "created_by", "empty_layer"])?;
+        }
         Ok(self.object.get("history")?.unwrap_or_default())
     }
 
@@ -300,12 +304,17 @@ mod tests {
         let config = ImageConfig::parse(CONFIG.as_bytes()).unwrap();
         assert!(config.check_layers(0).is_ok());
         assert!(config.check_layers(1).is_err());
+        let lookalike = CONFIG.replace("\"empty_layer\"", "\"Empty_Layer\":false,\"empty_layer\"");
+        let error = ImageConfig::parse(lookalike.as_bytes()).unwrap().check_layers(0).unwrap_err();
+        assert!(error.to_string().contains("Empty_Layer"), "{error}");
         for bad in [
             CONFIG.replace("\"rootfs\"", "\"rootFs\""),
             CONFIG.replace("\"layers\"", "\"other\""),
             CONFIG.replace("\"diff_ids\":[]", "\"diff_ids\":[\"nonsense\"]"),
             CONFIG.replace("\"os\":\"linux\",", ""),
             CONFIG.replace("\"Env\"", "\"env\":[],\"Env\""),
+            CONFIG.replace("\"diff_ids\"", "\"Diff_IDs\":[],\"diff_ids\""),
+            CONFIG.replace("\"os\"", "\"Variant\":\"v7\",\"os\""),
         ] {
             assert!(ImageConfig::parse(bad.as_bytes()).is_err(), "{bad}");
         }
@@ -376,6 +385,11 @@ mod tests {
             let after = ImageConfig::parse(&after.to_bytes().unwrap()).unwrap();
             for name in before.object().names().filter(|name| !["config", "rootfs"].contains(name)) {
                 proptest::prop_assert_eq!(before.object().raw(name), after.object().raw(name));
+            }
+            for (object, members) in [(after.object(), &outer), (after.run_object(), &inner)] {
+                for (name, value) in members {
+                    proptest::prop_assert_eq!(object.raw(name), Some(value.as_str()));
+                }
             }
             for name in before.run_object().names() {
                 proptest::prop_assert_eq!(before.run_object().raw(name), after.run_object().raw(name));

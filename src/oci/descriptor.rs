@@ -68,6 +68,9 @@ impl Descriptor {
 
     /// The platform, if the descriptor has one.
     pub fn platform(&self) -> Result<Option<Platform>> {
+        if let Some(platform) = self.object.get::<Object>("platform")? {
+            platform.refuse_lookalikes(&["architecture", "os", "os.version", "variant"])?;
+        }
         self.object.get("platform")
     }
 
@@ -117,6 +120,19 @@ mod tests {
             let text = format!(r#"{{"mediaType":"x","digest":"sha256:{HEX}","size":{size}}}"#);
             let parsed = Object::parse(text.as_bytes()).and_then(Descriptor::from_object);
             assert_eq!(parsed.is_ok(), ok, "{size}");
+        }
+        // Members that others would read instead (faults.md C10).
+        for lookalike in ["Digest", "SIZE", "mediatype", "Platform", "Annotations"] {
+            let text = format!(r#"{{"mediaType":"x","digest":"sha256:{HEX}","size":1,"{lookalike}":null}}"#);
+            let error = Object::parse(text.as_bytes()).and_then(Descriptor::from_object).unwrap_err();
+            assert!(error.to_string().contains(lookalike), "{error}");
+        }
+        for platform in
+            [r#"{"os":"linux","architecture":"amd64","Architecture":"arm64"}"#, r#"{"os":"linux","OS":"x"}"#]
+        {
+            let text = format!(r#"{{"mediaType":"x","digest":"sha256:{HEX}","size":1,"platform":{platform}}}"#);
+            let descriptor = Descriptor::from_object(Object::parse(text.as_bytes()).unwrap()).unwrap();
+            assert!(descriptor.platform().unwrap_err().to_string().contains("could be read as"), "{platform}");
         }
     }
 
