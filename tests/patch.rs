@@ -137,6 +137,15 @@ fn a_subject_is_not_inherited() {
     assert!(ok(["patch", &source, &result]).stderr.contains("'subject' is not carried over"));
     assert_eq!(scene.open("dst", "out").json.get("subject"), None);
     prove(&result, &source);
+    // Nor by an index.
+    let (amd64, arm64) = two_platforms();
+    let subject = format!(r#","subject":{}"#, amd64.descriptor(""));
+    let index = Index::new().platform(&amd64, "amd64").platform(&arm64, "arm64").members(&subject).build();
+    let (source, result) = (scene.source(&index), scene.reference("dst:index"));
+    let said = ok(["patch", &source, &result]);
+    assert!(said.stderr.contains("the 'subject' of the index is not carried over"), "{said:#?}");
+    assert_eq!(scene.open("dst", "index").json.get("subject"), None);
+    prove(&result, &source);
 }
 
 #[test]
@@ -238,6 +247,25 @@ fn attestations_of_patched_images_go_and_those_of_others_stay() {
     assert!(said.stderr.contains("2 attestation manifests of the patched images dropped"), "{said:#?}");
     assert_eq!(scene.open("dst", "all").json["manifests"].as_array().unwrap().len(), 2);
     prove(&all, &source);
+}
+
+// faults.md C20
+#[test]
+fn what_attests_is_no_image_by_its_annotation_and_by_its_platform() {
+    let (amd64, arm64) = two_platforms();
+    let about = format!(
+        r#","annotations":{{"vnd.docker.reference.digest":"{}","vnd.docker.reference.type":"attestation-manifest"}}"#,
+        amd64.digest
+    );
+    let unknown = r#","platform":{"architecture":"unknown","os":"unknown"}"#;
+    // Each would pass for an image of its own.
+    for members in [format!(r#"{about},"platform":{{"architecture":"arm64","os":"linux"}}"#), unknown.to_owned()] {
+        let index = Index::new().platform(&amd64, "amd64").child(&arm64, &members).build();
+        let scene = Scene::new();
+        let said = json(["patch", &scene.source(&index), &scene.reference("dst:out")]);
+        let platforms: Vec<&Value> = said["images"].as_array().unwrap().iter().map(|i| &i["platform"]).collect();
+        assert_eq!(platforms, ["linux/amd64"], "{members}");
+    }
 }
 
 #[test]
@@ -785,7 +813,8 @@ fn a_file_that_is_not_executable_or_was_not_effective_is_warned_about() {
         file("opt/data/nginx", elf::amd64()),
     ]);
     let image = image.run(r#""User""#, r#""Volumes":{"/opt/data":{}},"User""#);
-    let image = image.run(r#""maintainer""#, r#""containerd.io/restart.status":"running","maintainer""#);
+    let image =
+        image.run(r#""maintainer""#, r#""containerd.io/restart.status":"running","io.containerd.x":"y","maintainer""#);
     let source = scene.source(&image.build());
     let files = ["--file", "/opt/plain", "--file", "/opt/setuid", "--file", "/opt/weak", "--file", "/opt/data/nginx"];
     let said = start(capatch(["patch", &source, &scene.reference("dst:out")].into_iter().chain(files))).succeeded();
@@ -794,7 +823,8 @@ fn a_file_that_is_not_executable_or_was_not_effective_is_warned_about() {
         "/opt/setuid is setuid root",
         "/opt/weak had were not effective, and now are",
         "/opt/data/nginx is under the volume /opt/data",
-        "containerd.io/restart.status",
+        "the label containerd.io/restart.status makes",
+        "the label io.containerd.x makes",
     ] {
         assert!(said.stderr.contains("warning: linux/amd64: ") && said.stderr.contains(warning), "{said:#?}");
     }
@@ -1356,6 +1386,22 @@ fn a_registry_that_lost_a_blob_gets_it_again() {
 }
 
 #[test]
+fn a_registry_that_lost_a_blob_of_a_platform_gets_it_again() {
+    let registry = Registry::start();
+    let (amd64, arm64) = two_platforms();
+    Index::new().platform(&amd64, "amd64").platform(&arm64, "arm64").build().push(&registry, "kong", "3.9");
+    amd64.push(&registry, "low", "other");
+    let lost = amd64.layer(0);
+    registry.forget_blob("low", &lost);
+    let head = lost.clone();
+    registry.fault_times(1, move |r| r.is("HEAD", &head), |_| Reply::new(200));
+    let (from, to) = (format!("{}/kong:3.9", registry.host()), format!("{}/low:3.9", registry.host()));
+    ok(["patch", &from, &to]);
+    assert!(registry.blob("low", &lost.parse().unwrap()).is_some());
+    prove(&to, &from);
+}
+
+#[test]
 fn a_registry_that_always_loses_blobs_is_given_up_on() {
     let registry = Registry::start();
     Image::kong().build().push(&registry, "kong", "3.9");
@@ -1507,6 +1553,19 @@ fn a_corrupt_blob_at_the_destination_is_replaced() {
     fs::write(&corrupt, "evil").unwrap();
     ok(["patch", &source, &result]);
     prove(&result, &source);
+}
+
+// faults.md H15
+#[test]
+fn what_was_patched_in_place_is_unchanged_the_second_time() {
+    for image in [Image::kong(), Image::kong().docker()] {
+        let scene = Scene::new();
+        let source = scene.source(&image.build());
+        ok(["patch", &source, &source, "--force"]);
+        let index = fs::read(scene.path("src/index.json")).unwrap();
+        assert_eq!(json(["patch", &source, &source])["result"], "unchanged");
+        assert_eq!(fs::read(scene.path("src/index.json")).unwrap(), index);
+    }
 }
 
 #[test]

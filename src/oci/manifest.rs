@@ -182,6 +182,11 @@ impl Manifest {
 }
 
 impl Index {
+    /// Whether the index refers to another manifest, as signatures do.
+    pub fn has_subject(&self) -> bool {
+        self.object.contains("subject")
+    }
+
     /// The media type to store and serve the index under.
     pub fn media_type(&self) -> &'static str {
         match self.family {
@@ -298,8 +303,12 @@ mod tests {
             (&typed, Some(media_type::OCI_INDEX), true),
             (&typed, Some(media_type::DOCKER_INDEX), false),
             (&typed, Some("text/html; charset=utf-8"), true),
+            (&typed, Some("application/vnd.oci.image.index.v1+json; charset=utf-8"), true),
+            (&typed, Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8"), false),
             (r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#, None, false),
             (r#"{"schemaVersion":2,"manifests":[],"config":{}}"#, None, false),
+            (r#"{"schemaVersion":2,"manifests":[],"fsLayers":[]}"#, None, false),
+            (r#"{"schemaVersion":2,"manifests":[],"history":[]}"#, None, false),
             (r#"{"schemaVersion":1,"fsLayers":[],"history":[]}"#, None, false),
             (r#"{"schemaVersion":1,"manifests":[]}"#, None, false),
             (r#"{"schemaVersion":2}"#, None, false),
@@ -309,6 +318,12 @@ mod tests {
             ("<html>log in</html>", Some("text/html"), false),
         ] {
             assert_eq!(Document::parse(text.as_bytes(), claimed).is_ok(), ok, "{text} as {claimed:?}");
+        }
+        // Docker's schema 1 by its type, and by what is in it (faults.md C24).
+        let schema1 = Some("application/vnd.docker.distribution.manifest.v1+prettyjws");
+        for (text, claimed) in [(r#"{"schemaVersion":1,"fsLayers":[],"history":[]}"#, None), ("{}", schema1)] {
+            let error = Document::parse(text.as_bytes(), claimed).unwrap_err();
+            assert!(error.hint_text().is_some_and(|hint| hint.contains("push the image again")), "{error}");
         }
     }
 
@@ -330,5 +345,9 @@ mod tests {
             media_type::OCI_MANIFEST
         );
         assert_eq!(String::from_utf8(bytes).unwrap(), expected);
+        let text = r#"{"schemaVersion":2,"x":1e3,"manifests":[]}"#;
+        let Document::Index(index) = Document::parse(text.as_bytes(), None).unwrap() else { panic!() };
+        let expected = text.replace('}', &format!(r#","mediaType":"{}"}}"#, media_type::OCI_INDEX));
+        assert_eq!(String::from_utf8(index.with_children(&[], &[]).unwrap()).unwrap(), expected);
     }
 }

@@ -343,6 +343,12 @@ impl New {
                 dropped.join(", ")
             ));
         }
+        if index.has_subject() {
+            self.notes.push(
+                "the 'subject' of the index is not carried over: what referred to the old image does not refer to the new one"
+                    .to_owned(),
+            );
+        }
         let bytes = match index.family {
             Family::Oci => {
                 let bytes = index.with_children(&children, &base.pairs())?;
