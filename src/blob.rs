@@ -282,6 +282,9 @@ mod tests {
             assert!(verify(wrong, &descriptor).is_err());
         }
         assert!(read_small(&b"hello"[..], &descriptor, &within(4)).is_err());
+        let mut verifier = Verifier::new(&descriptor);
+        verifier.update(b"hello").unwrap();
+        assert!(verifier.update(b"!").is_err(), "what goes on behind its end is refused there");
         let mut reader = VerifiedReader::new(&b"jello"[..], &descriptor);
         reader.read_exact(&mut [0; 2]).unwrap();
         assert!(reader.finish().is_err(), "what was not read counts too");

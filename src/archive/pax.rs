@@ -95,6 +95,8 @@ mod tests {
             ("6 a=1\n6 a=2\n", Some(vec![("a", "2")])),
             ("6 a=1\n6 a=", None),
             ("+7 a=bc\n", None),
+            ("+8 a=bc\n", None),
+            (" 8 a=bc\n", None),
             ("-7 a=bc\n", None),
             ("07 a=b\n", None),
             (" 7 a=bc\n", None),

@@ -299,6 +299,21 @@ mod tests {
         }
     }
 
+    // faults.md D17: what we write can be read again.
+    #[test]
+    fn attributes_that_grow_too_large_are_refused() {
+        for (length, fits) in [(MAX_EXTENSION - 200, true), (MAX_EXTENSION - 50, false)] {
+            let mut file = Entry::implied_directory(b"f".to_vec());
+            file.xattrs.insert(b"user.x".to_vec(), vec![b'x'; length]);
+            let file = found(file, &[], b"");
+            let addition = Addition { found: &file, capability: Some(vec![1; 20]) };
+            match build(&[addition], Compression::None, &Cache::default()) {
+                Ok(layer) => assert!(fits && read(&layer).len() == 1),
+                Err(error) => assert!(!fits && error.to_string().contains("extended attributes of /f"), "{error}"),
+            }
+        }
+    }
+
     #[test]
     fn an_old_capability_gives_way_everywhere() {
         let mut entry = Entry::implied_directory(b"f".to_vec());

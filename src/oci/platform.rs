@@ -106,6 +106,16 @@ mod tests {
             let parse = |text: &str| text.parse::<Platform>().unwrap();
             assert_eq!(parse(one).matches(&parse(other)), same, "{one} {other}");
         }
+        // Windows has many images of one architecture.
+        let of = |version: Option<&str>| Platform {
+            os_version: version.map(str::to_owned),
+            ..Platform::from_str("windows/amd64").unwrap()
+        };
+        for (one, wanted, same) in
+            [(Some("10.0.1"), None, true), (Some("10.0.1"), Some("10.0.2"), false), (None, Some("10.0.1"), false)]
+        {
+            assert_eq!(of(one).matches(&of(wanted)), same, "{one:?} {wanted:?}");
+        }
         for bad in ["", "linux", "linux/", "/amd64", "linux/amd64/v1/x", "linux/a b", "all"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }

@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn bad_references_are_usage_errors_with_a_hint() {
         let long = format!("kong:{}", "a".repeat(129));
-        let deep = format!("h.io/{}", "a/".repeat(200));
+        let deep = format!("h.io/{}a", "a/".repeat(200));
         for bad in [
             "",
             ":",

@@ -84,6 +84,8 @@ mod tests {
             (elf(2, 1, 3, 183), "linux/arm64/v8", Ok(())),
             (elf(1, 1, 3, 40), "linux/arm/v7", Ok(())),
             (elf(2, 2, 3, 22), "linux/s390x", Ok(())),
+            (elf(2, 2, 3, 21), "linux/ppc64", Ok(())),
+            (elf(2, 1, 3, 21), "linux/ppc64", Err("for ppc64le")),
             (elf(2, 1, 2, 62), "linux/unheard-of", Ok(())),
             (elf(2, 1, 2, 62), "linux/arm64", Err("for amd64")),
             (elf(1, 1, 2, 62), "linux/amd64", Err("machine 62")),

@@ -87,7 +87,7 @@ fn what_cannot_have_content_has_none() {
 
 #[test]
 fn pax_records_win() {
-    let xattr = b"a=b\n22 linkpath=/etc/evil\n\0";
+    let xattr = b"a=b\n22 linkpath=/etc/evil\n\0\xff\xfe";
     let records: &[(&[u8], &[u8])] = &[
         (b"path", b"usr/old"),
         (b"path", b"usr/new"),
@@ -119,7 +119,9 @@ fn pax_records_win() {
 
 #[test]
 fn every_capability_value_is_read() {
-    for value in [&b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0"[..], b"\n\n\n=\n 3 a=b\n", b"\x0a"] {
+    for value in
+        [&b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0"[..], b"\n\n\n=\n 3 a=b\n", b"\x0a", b"\x01\x80\xff\xfe"]
+    {
         let frames = [pax(&[(b"SCHILY.xattr.security.capability", value)]), file("a", b"")];
         assert_eq!(list(&tar(&frames)).unwrap()[0].0.xattrs[&b"security.capability"[..]], value);
     }
@@ -134,10 +136,14 @@ fn long_names() {
         &["name -> target Symlink 0", "z File 0"],
     );
     // faults.md D12: the PAX size is the file's, not the long name's.
-    ok(
-        &[pax(&[(b"size", b"2")]), gnu(b'L', b"a"), frame(b'0', b"x", b"", b"12", |h| h.set_size(0)), file("b", b"")],
-        &["a File 2", "b File 0"],
-    );
+    for size in [2, 600] {
+        let body = frame(b'0', b"x", b"", &vec![b'1'; size], |h| h.set_size(0));
+        let size = size.to_string();
+        ok(
+            &[pax(&[(b"size", size.as_bytes())]), gnu(b'L', b"name"), body, file("b", b"")],
+            &[&format!("name File {size}"), "b File 0"],
+        );
+    }
     ok(&[pax(&[(b"path", b"a")]), gnu(b'L', b"a"), file("x", b"")], &["a File 0"]);
     refused(&[pax(&[(b"path", b"a")]), gnu(b'L', b"b"), file("x", b"")], "two names");
     refused(&[gnu(b'L', b"a"), gnu(b'L', b"b"), file("x", b"")], "two extended headers");
@@ -162,7 +168,9 @@ fn long_names() {
 fn ambiguity_is_refused() {
     let plain = || file("x", b"");
     refused(&[pax(&[(b"size", b"+3")]), file("x", b"abc")], "PAX size is '+3'");
+    refused(&[pax(&[(b"size", b"9223372036854775808")]), file("x", b"abc")], "has 9223372036854775808 bytes");
     refused(&[pax(&[(b"uid", b"-1")]), plain()], "PAX uid");
+    refused(&[pax(&[(b"uname", b"a\0b")]), plain()], "NUL");
     refused(&[pax(&[(b"mtime", b"1e3")]), plain()], "PAX mtime");
     refused(&[pax(&[(b"SCHILY.xattr.", b"1")]), plain()], "no name");
     refused(&[raw_pax(b"8 path=a\n"), plain()], "malformed PAX");
@@ -216,6 +224,10 @@ fn cut_content_is_an_error() {
         entries.next_entry().unwrap();
         let read = entries.content().read_to_end(&mut Vec::new());
         assert_eq!(read.is_ok(), cut >= 2512, "{cut}");
+        let mut entries = Entries::new(&whole[..cut], &Limits::default());
+        entries.next_entry().unwrap();
+        let read = entries.content().for_each_chunk(|_| Ok(()));
+        assert_eq!(read.is_ok(), cut >= 2512, "in chunks, {cut}");
     }
 }
 

@@ -133,6 +133,28 @@ fn entries_land_where_their_parents_lead() {
     fails(&[merged(), vec![file("sbin/.wh..wh..opq", b"")]], "usr/sbin/x", &["no /usr/sbin/x"]);
     let inside = tree(&["usr", "usr/lib"], vec![symlink("lib", "usr/lib"), file("lib/foo", b"f")]);
     check(&[inside], "usr/lib/foo", "/usr/lib/foo 0 f", &[2]);
+    // Of two entries for one path the last counts (faults.md D25).
+    check(&[vec![file("x", b"1"), file("x", b"2")]], "x", "/x 0 2", &[1]);
+}
+
+// faults.md D21
+#[test]
+fn names_that_only_look_alike_are_different_files() {
+    let twins = ["x", "X", "x\\", "caf\u{e9}", "cafe\u{301}"];
+    let layer: Vec<_> = twins.iter().map(|name| file(name, name.as_bytes())).collect();
+    for name in twins {
+        check(std::slice::from_ref(&layer), name, &format!("/{name} 0 {name}"), &[1]);
+    }
+}
+
+// faults.md D23
+#[test]
+fn of_a_huge_file_no_more_than_was_said_is_kept() {
+    let layers = [Layer::of(&[file("x", &[b'x'; 2000])])];
+    let mut stack = Stack::new(sources(&layers), Limits::default(), &Cache::default(), |at| Ok(&layers[at].blob[..]));
+    stack.keep_at_most(1000);
+    let found = stack.find(b"x").unwrap();
+    assert_eq!((found.content.size(), found.entry.size), (1000, 2000));
 }
 
 #[test]

@@ -313,6 +313,10 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert!(layout.open(&good.digest).is_err());
+        fs::remove_dir(&path).unwrap();
+        // Nobody writes into it, and nobody waits for that.
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert!(layout.open(&good.digest).is_err());
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(super) async fn send(
     length: usize,
     journal: Option<&Entry>,
 ) -> Result<Sent> {
-    let length = length.max(session.minimum).clamp(1, LARGEST);
+    let length = length_of(length, session.minimum);
     let mut pieces = Pieces { stream: upload.source.from(session.offset), rest: BytesMut::new(), length };
     while let Some(piece) = pieces.next().await.map_err(|e| e.context(&upload.what))? {
         let end = session.offset + piece.len() as u64;
@@ -42,6 +42,11 @@ pub(super) async fn send(
         }
     }
     upload.close(session).await
+}
+
+/// Bytes of a piece, of which a registry may want at least so many (`OCI-Chunk-Min-Length`).
+fn length_of(wanted: usize, minimum: usize) -> usize {
+    wanted.max(minimum).clamp(1, LARGEST)
 }
 
 /// One piece, or what the registry did not take of it at first.
@@ -160,6 +165,16 @@ mod tests {
     use crate::oci::descriptor::Descriptor;
     use crate::oci::digest::Digest;
     use crate::transport::Content;
+
+    // faults.md E5
+    #[test]
+    fn a_registry_that_wants_huge_pieces_does_not_get_them() {
+        for (wanted, minimum, length) in
+            [(4, 0, 4), (4, 9, 9), (0, 0, 1), (4, LARGEST + 1, LARGEST), (4, usize::MAX, LARGEST)]
+        {
+            assert_eq!(length_of(wanted, minimum), length, "{wanted} {minimum}");
+        }
+    }
 
     #[test]
     fn what_has_arrived() {
