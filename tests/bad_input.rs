@@ -467,9 +467,9 @@ fn broken_records_and_headers_are_refused() {
         b"0 a=b\n",
         b"99 path=x\n",
         b"path=x\n",
-        b" 9 path=x\n",
+        b" 10 path=x\n",
         b"8 pathx\n",
-        b"+9 path=x\n",
+        b"+11 path=x\n",
         b"9 path=xy",
         b"11 path=a\0b\n",
         b"12 mtime=abc\n",
@@ -711,6 +711,16 @@ fn a_broken_layout_is_no_empty_one() {
         fs::write(scene.path("src/oci-layout"), marker).unwrap();
         fails(5, &["src"], ["patch", &source, &scene.reference("dst:out")]);
     }
+    let scene = Scene::new();
+    let source = scene.source(&Image::kong().build());
+    Image::kong_arm64().build().write(&scene.path("other"), "1");
+    let index = fs::read(scene.path("src/index.json")).unwrap();
+    fs::remove_file(scene.path("src/oci-layout")).unwrap();
+    let words = ["src", "has an index.json but no oci-layout file"];
+    fails(5, &words, ["patch", &source, &scene.reference("dst:out")]);
+    fails(5, &words, ["copy", &scene.reference("other:1"), &scene.reference("src:out")]);
+    assert_eq!(fs::read(scene.path("src/index.json")).unwrap(), index);
+    assert!(!scene.path("src/oci-layout").exists());
 }
 
 #[test]
@@ -726,6 +736,56 @@ fn a_directory_with_other_things_is_not_written_to() {
     let said = run(["patch", &source, &scene.reference("file:out")]);
     assert!(said.code != 0 && said.stderr.contains("file"), "{said:#?}");
     assert_eq!(fs::read(scene.path("file")).unwrap(), b"x");
+}
+
+// faults.md C7, C17
+#[test]
+fn manifests_that_are_too_large_or_too_many_are_refused() {
+    let image = Image::kong().build();
+    let mut large = image.clone();
+    let text = String::from_utf8(image.bytes().to_vec()).unwrap();
+    large.manifest(OCI_MANIFEST, format!("{text}{}", " ".repeat(4 << 20)).into_bytes());
+    let words = [&large.digest, "bytes, the limit is 4 MiB"];
+    refused(5, &words, &large, []);
+    refused(5, &words, &Index::new().platform(&large, "amd64").build(), []);
+    let empty = Index::new().build();
+    let many = (0..3300).fold(Index::new().platform(&image, "amd64"), |index, _| index.child(&empty, ""));
+    refused(5, &["the manifests take more than 64 MiB of memory"], &many.build(), []);
+}
+
+// faults.md C8
+#[test]
+fn a_manifest_that_the_patch_makes_too_large_is_not_begun_with() {
+    let image = Image::kong().build();
+    let room = (4 << 20) - image.bytes().len() - 100;
+    let padded = altered(
+        move |text| text.replacen('{', &format!(r#"{{"annotations":{{"x":"{}"}},"#, "y".repeat(room)), 1),
+        same,
+    );
+    let registry = Registry::start();
+    padded.push(&registry, "kong", "3.9");
+    registry.clear_log();
+    let from = format!("{}/kong:3.9", registry.host());
+    let words = ["the new manifest has", "bytes, the limit is 4 MiB"];
+    fails(5, &words, ["patch", &from, &format!("{}/kong:low", registry.host())]);
+    assert!(registry.log().iter().all(|r| matches!(r.method.as_str(), "GET" | "HEAD")), "{:?}", registry.lines());
+}
+
+// faults.md C6
+#[test]
+fn a_size_that_is_not_the_manifest_s_is_refused() {
+    let (registry, image) = (Registry::start(), Image::kong().build());
+    let index = Index::new().platform(&image, "amd64").build();
+    let size = format!(r#""size":{}"#, image.bytes().len());
+    for lie in [image.bytes().len() - 1, image.bytes().len() + 1] {
+        let mut index = index.clone();
+        let text = String::from_utf8(index.bytes().to_vec()).unwrap();
+        index.manifest(OCI_INDEX, text.replace(&size, &format!(r#""size":{lie}"#)).into_bytes());
+        index.push(&registry, "kong", "3.9");
+        let from = format!("{}/kong:3.9", registry.host());
+        fails(5, &[&image.digest], ["patch", &from, &format!("{}/kong:low", registry.host())]);
+        assert_eq!(registry.tag("kong", "low"), None);
+    }
 }
 
 // The disk.

@@ -397,6 +397,32 @@ fn a_listed_referrer_that_is_missing_is_an_error() {
     assert!(!scene.path("dst/index.json").exists());
 }
 
+// faults.md E27
+#[test]
+fn what_stands_where_referrers_are_listed_is_kept() {
+    let image = Image::kong().build();
+    let (one, other) = (referrer(&image, "one"), referrer(&image, "other"));
+    let tag = image.digest.replace(':', "-");
+    let list = |referrer: &Content| {
+        format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#, referrer.descriptor(""))
+    };
+    let (from, longer, wrong) = (Registry::start(), Registry::start(), Registry::start());
+    image.push(&from, "kong", "1");
+    one.push(&from, "kong", "one");
+    from.put_manifest("kong", Some(&tag), OCI_INDEX, list(&one).as_bytes());
+    // A list becomes longer.
+    other.push(&longer, "kong", "other");
+    longer.put_manifest("kong", Some(&tag), OCI_INDEX, list(&other).as_bytes());
+    ok(["copy", "--referrers", &host(&from, "kong:1"), &host(&longer, "kong:1")]);
+    let listed = String::from_utf8(longer.manifest("kong", &tag).unwrap().1).unwrap();
+    assert!(listed.contains(&one.digest) && listed.contains(&other.digest), "{listed}");
+    // What is no list is not ours.
+    other.push(&wrong, "kong", &tag);
+    let words = [&tag[..], "but is an image"];
+    fails(5, &words, ["copy", "--referrers", &host(&from, "kong:1"), &host(&wrong, "kong:1")]);
+    assert_eq!((wrong.tag("kong", &tag), wrong.tag("kong", "1")), (Some(other.digest), None));
+}
+
 // faults.md C29
 #[test]
 fn more_referrers_than_anybody_has_are_refused() {
@@ -462,6 +488,36 @@ fn foreign_layers_stay_unless_asked_for() {
     assert!(to.blob("kong", &layer.parse().unwrap()).is_some());
 }
 
+// faults.md D27
+#[test]
+fn an_archive_is_whole_or_not_written() {
+    let scene = Scene::new();
+    let mut image = Image::kong().build();
+    let layer = image.layer(0);
+    let text = String::from_utf8(image.bytes().to_vec()).unwrap();
+    image.manifest(OCI_MANIFEST, text.replacen("image.layer.v1", "image.layer.nondistributable.v1", 1).into_bytes());
+    let (source, to) = (scene.source(&image), format!("oci-archive:{}:1", scene.path("a.tar").display()));
+    let said = fails(5, &[&layer, "not to be distributed"], ["copy", &source, &to]);
+    assert!(said.hint().unwrap().contains("--foreign-layers"));
+    assert!(!scene.path("a.tar").exists());
+    ok(["copy", "--foreign-layers", &source, &to]);
+    ok(["verify", &to]);
+}
+
+// faults.md C21
+#[test]
+fn of_what_is_no_container_image_no_platform_is_chosen() {
+    let scene = Scene::new();
+    let mut chart = Image::kong().build();
+    let text = String::from_utf8(chart.bytes().to_vec()).unwrap();
+    chart.manifest(OCI_MANIFEST, text.replace("oci.image.config.v1", "cncf.helm.config.v1").into_bytes());
+    let source = scene.source(&chart);
+    let words = ["is not a container image: its config is application/vnd.cncf.helm.config.v1+json"];
+    fails(5, &words, ["copy", "--platform", "linux/amd64", &source, &scene.reference("dst:1")]);
+    // Whole, its bytes pass through.
+    assert_eq!(json(["copy", &source, &scene.reference("dst:1")])["digest"], chart.digest);
+}
+
 #[test]
 fn a_dry_run_moves_nothing() {
     let (from, to) = (Registry::start(), Registry::start());
@@ -521,6 +577,24 @@ fn cut_at_a_hundred_places_it_still_arrives() {
         ok(["copy", &host(&from, "kong:1"), &host(&to, "kong:1")]);
         has_all(&to, "kong", &image);
         assert_eq!(to.tag("kong", "1").as_ref(), Some(&image.digest));
+    }
+}
+
+// faults.md F22
+#[test]
+fn what_an_earlier_run_left_is_not_believed() {
+    let registry = Registry::start();
+    let image = Image::kong().layer([file("a", noise(3_000_000, 6))]).build();
+    image.push(&registry, "kong", "1");
+    let big = image.layers().pop().unwrap();
+    let size = image.blobs[&big].len();
+    for length in [2_000_000, size, size + 1] {
+        let scene = Scene::new();
+        fs::create_dir(scene.path("dst")).unwrap();
+        fs::write(scene.path("dst").join(format!(".capatch-{}", big.replace(':', "-"))), vec![7; length]).unwrap();
+        ok(["copy", &host(&registry, "kong:1"), &scene.reference("dst:1")]);
+        ok(["verify", &scene.reference("dst:1")]);
+        assert!(leftovers(&scene.path("dst")).is_empty(), "{length}");
     }
 }
 

@@ -77,18 +77,23 @@ fn killed_at_any_step_a_layout_is_what_it_was_or_what_it_was_to_be() {
 // F11
 #[test]
 fn a_disk_that_fails_at_any_step_leaves_the_index_as_it_was() {
-    for (step, error, words) in
-        [(STEPS[0], "ENOSPC", "o space left"), (STEPS[1], "EIO", "nput/output error"), (STEPS[2], "EDQUOT", "uota")]
-    {
+    for (step, error, when, words) in [
+        (STEPS[0], "ENOSPC", "1+", "o space left"),
+        (STEPS[1], "EIO", "1+", "nput/output error"),
+        // Of a thread the first is that of a file, and the second that of the directory.
+        (STEPS[1], "EIO", "1", "nput/output error"),
+        (STEPS[1], "EIO", "2", "nput/output error"),
+        (STEPS[2], "EDQUOT", "1+", "uota"),
+    ] {
         let scene = scene();
         let before = fs::read(scene.path("dst/index.json")).unwrap();
-        let ended = copy_traced(&scene, &["-e", &format!("inject={step}:error={error}:when=1+")]);
+        let ended = copy_traced(&scene, &["-e", &format!("inject={step}:error={error}:when={when}")]);
         let said = String::from_utf8(ended.stderr).unwrap();
         assert_eq!(ended.status.code(), Some(1), "{said}");
         assert!(said.contains("cannot write") && said.contains("dst") && said.contains(words), "{said}");
         assert_eq!(fs::read(scene.path("dst/index.json")).unwrap(), before);
         blobs_are_right(&scene.path("dst"));
-        assert!(leftovers(&scene.path("dst")).is_empty(), "{step}");
+        assert!(leftovers(&scene.path("dst")).is_empty(), "{step} {when}");
     }
 }
 

@@ -902,6 +902,22 @@ async fn a_mount_asks_to_pull_from_the_source_too() {
     assert_eq!(scopes, ["repository:b:pull,push", "repository:b:pull,push", "repository:source:pull"]);
 }
 
+// faults.md E4
+#[tokio::test]
+async fn who_may_not_read_the_source_sends_the_blob() {
+    let bytes = content(10);
+    let registry = Registry::with(Auth::Bearer(bearer()));
+    registry.put_blob("source", &bytes);
+    registry.fault(|r, _| {
+        let is_asked = r.path == "/token" && r.query.iter().any(|(_, value)| value.contains("source"));
+        is_asked.then(|| Reply::error(403, "DENIED"))
+    });
+    let client = client_with(&password(&registry, SECRET), |_| {});
+    let target = repository(&client, &registry, "b").for_push();
+    assert_eq!(push(&target, &bytes, Some("source")).await.unwrap(), Pushed::Uploaded);
+    assert_eq!(registry.blob("b", &Digest::of(&bytes)).unwrap(), bytes);
+}
+
 #[tokio::test]
 async fn uploads_send_the_length_and_keep_the_location() {
     for bytes in [content(0), content(1), content(300_000)] {
@@ -1015,6 +1031,7 @@ async fn pieces_for_registries_that_want_them() {
         let expected =
             if name == "minimum" { &[400_000, 400_000, 200_000][..] } else { &[300_000, 300_000, 300_000, 100_000] };
         assert_eq!(sizes, expected, "{name}");
+        assert_eq!(registry.count("GET", "/uploads/"), 0, "nothing is unclear: {name}");
     }
 }
 
@@ -1045,7 +1062,16 @@ async fn smaller_pieces_for_proxies_with_a_smaller_limit() {
 #[tokio::test]
 async fn pieces_that_arrive_in_part_or_not_at_all() {
     let bytes = content(1_000_000);
-    for name in ["half, then 202", "half, then 416", "lost", "503", "session gone"] {
+    for (name, sessions) in [
+        ("half, then 202", 1),
+        ("half, then 416", 1),
+        ("lost", 1),
+        ("503", 1),
+        ("session gone", 2),
+        // What cannot be right makes it begin again.
+        ("behind the piece", 2),
+        ("beyond the piece", 2),
+    ] {
         let registry = Registry::start();
         let patches = AtomicUsize::new(0);
         let inner = registry.clone();
@@ -1062,6 +1088,8 @@ async fn pieces_that_arrive_in_part_or_not_at_all() {
                 // What arrived is more than what is said: the registry's word counts, and its 416 corrects it.
                 "half, then 202" => reply.header("range", "0-449999"),
                 "half, then 416" => Reply { status: 416, ..reply },
+                "behind the piece" => reply.header("range", "0-99"),
+                "beyond the piece" => reply.header("range", "0-700000"),
                 "lost" => reply.ending(Ending::Dropped),
                 "503" => Reply::new(503),
                 _ => Reply::error(404, "BLOB_UPLOAD_UNKNOWN"),
@@ -1070,6 +1098,8 @@ async fn pieces_that_arrive_in_part_or_not_at_all() {
         let client = client_with("{}", |options| options.chunk = 300_000);
         assert_eq!(push(&repository(&client, &registry, "b"), &bytes, None).await.unwrap(), Pushed::Uploaded, "{name}");
         assert_eq!(registry.blob("b", &Digest::of(&bytes)).unwrap(), bytes, "{name}");
+        // One more for the blob as a whole, which is refused.
+        assert_eq!(registry.count("POST", "/blobs/uploads/"), 1 + sessions, "{name}");
     }
 }
 
@@ -1125,7 +1155,37 @@ async fn the_end_of_an_upload_needs_no_location_and_no_201() {
         assert_eq!(push(&repository, b"x", None).await.unwrap(), Pushed::Uploaded, "{status}");
         let stored = repository.push_manifest(&tag("1"), OCI_MANIFEST, Bytes::from_static(MANIFEST)).await;
         assert!(matches!(stored, Ok(Stored::Stored)), "{status}");
+        assert_eq!(registry.count("HEAD", "/blobs/"), 0, "the answer is enough: {status}");
     }
+}
+
+// faults.md E22
+#[tokio::test]
+async fn a_repository_that_must_be_created_first_is_told() {
+    for method in ["POST", "PUT"] {
+        let registry = Registry::start();
+        registry.fault(move |r, _| (r.method == method).then(|| Reply::error(404, "NAME_UNKNOWN")));
+        let repository = open(&registry, "b");
+        let error = match method {
+            "POST" => push(&repository, b"x", None).await.unwrap_err(),
+            _ => repository.push_manifest(&tag("1"), OCI_MANIFEST, Bytes::from_static(MANIFEST)).await.unwrap_err(),
+        };
+        assert_eq!(error.kind(), Kind::NotFound, "{method}");
+        assert!(error.hint_text().unwrap().contains("create the repository first"), "{method}: {error}");
+    }
+}
+
+// faults.md E29
+#[tokio::test]
+async fn nobody_waits_long_for_a_session_to_be_cancelled() {
+    let registry = Registry::start();
+    registry.fault(|r, _| (r.method == "DELETE").then(|| Reply::new(204).ending(Ending::Silent)));
+    let spool = Spool::from_reader(&mut &b"wrong"[..]).unwrap();
+    let (repository, wanted, content) = (open(&registry, "b"), describe(b"right"), spool.into());
+    let pushed = repository.push_blob(&wanted, &content, None);
+    let ended = tokio::time::timeout(Duration::from_secs(20), pushed).await.unwrap();
+    assert_eq!(kind(ended).0, Kind::Content);
+    assert_eq!(registry.count("DELETE", "/uploads/"), 1);
 }
 
 // faults.md B30

@@ -260,4 +260,8 @@ fn without_a_home_there_is_no_journal_and_no_complaint() {
     let run = start(command).succeeded();
     assert_eq!(run.stderr, "", "{run:?}");
     assert!(registry.blob("a", &Digest::of(&killed.layer)).unwrap() == killed.layer);
+    let registry = Registry::start();
+    let mut command = killed.copy(&registry);
+    command.env_remove("XDG_STATE_HOME").env_remove("HOME");
+    assert_eq!(start(command).succeeded().stderr, "");
 }
