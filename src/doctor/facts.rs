@@ -44,6 +44,10 @@ const LIKELY: [&str; 24] = [
     "openresty",
 ];
 
+/// Directories whose scripts the entry points of official images run, and Kong's prefix, where they look for sockets.
+const LISTED: [&str; 4] =
+    ["/docker-entrypoint.d", "/docker-entrypoint-init.d", "/docker-entrypoint-initdb.d", "/usr/local/kong"];
+
 /// What a config says about the health check (Docker; Kubernetes does not look at it).
 #[derive(Default, Deserialize)]
 struct Healthcheck {
@@ -203,6 +207,7 @@ fn expect<'s>(
         let paths: Vec<String> = bare.iter().map(|name| format!("{directory}/{name}")).collect();
         files.expect(paths.iter().map(String::as_str));
     }
+    LISTED.iter().for_each(|directory| files.expect_list(directory));
     // Links to these may come behind them in a layer.
     files.expect([
         "/bin/sh",

@@ -97,6 +97,17 @@ impl<'a> Files<'a> {
         }
     }
 
+    /// The names in the directory at `path`, symbolic links to it followed; none if there is no directory.
+    pub(super) fn list(&mut self, path: &str) -> Result<Vec<String>> {
+        let names = self.stack.list(path.as_bytes())?;
+        Ok(names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect())
+    }
+
+    /// Says that these directories will be listed, so that one scan of a layer serves that too.
+    pub(super) fn expect_list(&mut self, path: &str) {
+        self.stack.expect_list(path.as_bytes());
+    }
+
     /// Why there is no regular file at `path`, in a sentence.
     pub(super) fn why_not(&mut self, path: &str) -> Error {
         match self.stack.find(path.as_bytes()) {

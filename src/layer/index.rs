@@ -24,7 +24,7 @@ pub(super) struct Interest {
     pub(super) names: HashSet<Vec<u8>>,
     /// Paths whose entries are kept whole, and whose content is kept if they are files.
     pub(super) paths: HashSet<Vec<u8>>,
-    /// Directories whose files are kept, for hints.
+    /// Directories of which all files are noted: those that are listed, and those that hints are about.
     pub(super) directories: HashSet<Vec<u8>>,
     /// Bytes from the start of a file that are kept.
     pub(super) most: u64,
@@ -99,6 +99,7 @@ pub(super) struct Index {
     kept: BTreeMap<u32, Kept>,
     kept_paths: HashMap<Vec<u8>, u32>,
     names: HashSet<Vec<u8>>,
+    directories: HashSet<Vec<u8>>,
     /// Hashes of the base names of files that were left out; `None` for too many of them.
     left_out: Option<HashSet<u32>>,
     /// Bytes, about.
@@ -125,6 +126,7 @@ impl Index {
                 kept: BTreeMap::new(),
                 kept_paths: HashMap::new(),
                 names: interest.names.clone(),
+                directories: interest.directories.clone(),
                 left_out: Some(HashSet::new()),
                 memory: 0,
                 hasher: RandomState::new(),
@@ -188,6 +190,16 @@ impl Index {
     /// The base names that it was scanned for.
     pub(super) fn names(&self) -> impl Iterator<Item = &Vec<u8>> {
         self.names.iter()
+    }
+
+    /// Whether all files that are written below `directory` are noted.
+    pub(super) fn lists(&self, directory: &[u8]) -> bool {
+        self.directories.contains(directory)
+    }
+
+    /// The directories of which that is so.
+    pub(super) fn directories(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.directories.iter()
     }
 
     /// Bytes that its files take in temporary files, each of them at least `least`.

@@ -184,6 +184,11 @@ where
         }
     }
 
+    /// Says that the directory at this path will be listed.
+    pub fn expect_list(&mut self, path: &[u8]) {
+        self.view.interest.directories.insert(path::normalise(path));
+    }
+
     /// Cuts what [`Found::content`] has of larger files to so many bytes from the start; [`Entry::size`] stays.
     pub fn keep_at_most(&mut self, bytes: u64) {
         self.view.interest.most = bytes;
@@ -243,6 +248,35 @@ where
         let inode = self.view.inode(name)?;
         self.view.capture(inode.entry.map(|entry| (inode.layer, entry)))?;
         Ok(self.parent(located.path, Some(inode))?.entry)
+    }
+
+    /// The names of what a container finds in the directory at `path`, symbolic links to it followed, in the order of their
+    /// bytes; nothing if no directory is there.
+    ///
+    /// # Errors
+    /// A layer that cannot be read, or was refused.
+    pub fn list(&mut self, path: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let asked = path::normalise(path);
+        self.view.interest.directories.insert(asked.clone());
+        let located = match self.locate(path, &asked) {
+            Err(FindError::Layer(error)) => return Err(error),
+            Err(_) => return Ok(Vec::new()),
+            Ok(located) => located,
+        };
+        let is_directory = located.node.as_ref().is_none_or(|node| node.kind == Kind::Directory);
+        if !is_directory || (located.node.is_none() && !located.path.is_empty()) {
+            return Ok(Vec::new());
+        }
+        let names = self.view.names_in(&located.path)?;
+        // One scan of a layer serves them all.
+        names.iter().for_each(|name| self.view.interest.want(&path::join(&located.path, name)));
+        let mut found = Vec::new();
+        for name in names {
+            if self.view.top(&path::join(&located.path, &name))?.is_some() {
+                found.push(name);
+            }
+        }
+        Ok(found)
     }
 
     fn locate(&mut self, raw: &[u8], asked: &[u8]) -> Result<Located, FindError> {

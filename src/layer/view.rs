@@ -291,6 +291,28 @@ where
         Ok(())
     }
 
+    /// Names that may be in `directory`, a real path; what is really there [`View::top`] says.
+    pub(super) fn names_in(&mut self, directory: &[u8]) -> Result<BTreeSet<Vec<u8>>> {
+        self.interest.directories.insert(directory.to_vec());
+        let mut names = BTreeSet::new();
+        for layer in 0..self.layers.len() {
+            let answers = |index: &Index| index.lists(directory);
+            if !self.layers[layer].index.as_deref().is_some_and(answers) {
+                self.scan(layer, answers)?;
+            }
+            let Some(index) = &self.layers[layer].index else { continue };
+            for event in index.events().filter(|event| matches!(event.what, What::Put(_) | What::Implied)) {
+                self.work += 1;
+                let parent = path::parent(event.path);
+                // `lib/x` lies in `usr/lib` if `lib` is a link to that.
+                if parent == directory || (!event.grounded && path::base(parent) == path::base(directory)) {
+                    names.insert(path::base(event.path).to_vec());
+                }
+            }
+        }
+        Ok(names)
+    }
+
     /// Sees to it that these entries are kept whole, with their content if they are files.
     pub(super) fn capture(&mut self, entries: impl IntoIterator<Item = (usize, u32)>) -> Result<()> {
         let mut wanted = BTreeMap::<usize, BTreeSet<u32>>::new();
@@ -328,6 +350,7 @@ where
         if let Some(index) = held.take() {
             // Both images are served by what is read now.
             self.interest.names.extend(index.names().cloned());
+            self.interest.directories.extend(index.directories().cloned());
             self.layers[at].capture.extend(index.kept_entries());
         }
         self.layers[at].index = None;

@@ -1,7 +1,7 @@
 //! Commands of the shell itself, and programs that change the file of the program.
 
 use super::call::MAX_CALLS;
-use super::script::Word;
+use super::script::{Part, Word};
 use super::shell::{Flow, Frame, Status};
 use super::{Action, End, Env, Follower, UNKNOWN, is_at_or_below, shown, unknown};
 use crate::archive::path;
@@ -33,10 +33,30 @@ impl Follower<'_, '_> {
                     _ => Flow::End(End::Exits { place: place.to_owned(), failed }),
                 }))
             }
-            "break" | "continue" => Ok(Some(Flow::Leave)),
+            "break" | "continue" => {
+                let levels = args.first().and_then(|levels| levels.parse().ok()).unwrap_or(1);
+                Ok(Some(Flow::Leave { levels, again: name == "continue" }))
+            }
+            "shopt" => {
+                if let [option, names @ ..] = args
+                    && matches!(option.as_str(), "-s" | "-u")
+                    && names.iter().any(|name| name == "nullglob")
+                {
+                    frame.nullglob = option == "-s";
+                }
+                next(Status::True)
+            }
             "export" | "local" | "declare" | "typeset" | "readonly" => {
+                for word in words {
+                    if let [.., Part::Array(elements)] = &word[..]
+                        && let Some(Part::Text { text, .. }) = word.first()
+                    {
+                        self.set_array(text.trim_end_matches('='), elements, frame, env)?;
+                    }
+                }
                 for arg in args.iter().filter(|arg| !arg.starts_with('-')) {
                     match arg.split_once('=') {
+                        Some((name, value)) if value.contains(UNKNOWN) && env.arrays.contains_key(name) => {}
                         Some((name, _)) if name.contains(UNKNOWN) => {}
                         Some((name, value)) => drop(env.variables.insert(name.to_owned(), value.to_owned())),
                         None if name == "local" => drop(env.variables.insert(arg.clone(), String::new())),
@@ -46,7 +66,10 @@ impl Follower<'_, '_> {
                 next(Status::True)
             }
             "unset" => {
-                args.iter().for_each(|name| drop(env.variables.remove(name)));
+                for name in args {
+                    env.variables.remove(name);
+                    env.arrays.remove(name);
+                }
                 next(Status::True)
             }
             "set" => {
@@ -199,6 +222,7 @@ impl Follower<'_, '_> {
             "chown" | "chgrp" => {
                 let recursive =
                     options.iter().any(|o| *o == "--recursive" || (!o.starts_with("--") && o.contains('R')));
+                self.changed.extend(plain.iter().skip(1).map(|file| (*file).clone()));
                 for file in plain.iter().skip(1) {
                     let Some(real) = self.real(file, env)? else { continue };
                     let above = real.is_empty() || path::is_below(&self.image.target, &real);
@@ -209,6 +233,22 @@ impl Follower<'_, '_> {
                     }
                 }
                 Ok(true)
+            }
+            "chmod" => {
+                self.changed.extend(plain.into_iter().skip(1).cloned());
+                Ok(true)
+            }
+            "usermod" => {
+                let words: Vec<&str> = args.iter().map(String::as_str).collect();
+                let number = words
+                    .windows(2)
+                    .find(|pair| matches!(pair[0], "-u" | "--uid"))
+                    .and_then(|pair| pair[1].parse().ok());
+                if let (Some(number), Some(user)) = (number, words.last()) {
+                    self.renumbered.insert((*user).to_owned(), number);
+                }
+                // It is looked for as any other program is.
+                Ok(false)
             }
             "cp" | "mv" | "install" | "ln" | "tee" | "truncate" | "strip" | "patchelf" | "dd" | "rm" | "unlink"
             | "sed" => {

@@ -28,7 +28,7 @@ impl Follower<'_, '_> {
         frame.args = outer;
         Ok(match flow? {
             Flow::Return(status) => Flow::Next(status),
-            Flow::Leave => Flow::Next(Status::True),
+            Flow::Leave { .. } => Flow::Next(Status::True),
             other => other,
         })
     }

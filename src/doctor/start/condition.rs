@@ -1,5 +1,7 @@
 //! `[`, `[[` and pipes into `grep`: what holds, what does not, and what is known only when it runs.
 
+use std::num::ParseIntError;
+
 use regex::RegexBuilder;
 
 use super::script::{self, Command, Kind, Part, Word, literal};
@@ -45,6 +47,17 @@ fn empty(text: &str) -> Option<bool> {
         None
     } else {
         Some(false)
+    }
+}
+
+/// The number in a text beside `operand`, if it is known; an error if `[` takes it for none. `[[` takes nothing for 0, and a
+/// name for its variable.
+fn number(text: &str, operand: &Operand) -> std::result::Result<Option<i64>, ParseIntError> {
+    match text.trim() {
+        text if text.contains(UNKNOWN) => Ok(None),
+        "" if operand.pattern.is_some() => Ok(Some(0)),
+        text if operand.pattern.is_some() => Ok(text.parse().ok()),
+        text => text.parse().map(Some),
     }
 }
 
@@ -158,8 +171,11 @@ impl Follower<'_, '_> {
             (reader.peek(0), reader.peek(1), reader.operands.get(reader.at + 2))
             && BINARY.contains(&operator)
         {
-            let numbers = || Some((left.trim().parse::<i64>().ok()?, right.text.trim().parse::<i64>().ok()?));
-            let compare = |holds: fn(i64, i64) -> bool| numbers().map(|(a, b)| holds(a, b));
+            let compare = |holds: fn(i64, i64) -> bool| match (number(left, right), number(&right.text, right)) {
+                (Ok(left), Ok(right)) => left.zip(right).map(|(a, b)| holds(a, b)),
+                // `[: integer expression expected`
+                _ => Some(false),
+            };
             let same = match &right.pattern {
                 Some(pattern) => matches(pattern, left),
                 None => equal(left, &right.text),
@@ -188,7 +204,9 @@ impl Follower<'_, '_> {
                 "-z" => Ok(empty(&operand)),
                 "-n" => Ok(empty(&operand).map(|empty| !empty)),
                 "-v" if !self.start.env_from => Ok(Some(env.variables.contains_key(&operand))),
-                "-e" | "-f" | "-d" | "-r" | "-x" | "-s" => self.on_file(&operator, &operand, env),
+                "-e" | "-f" | "-d" | "-r" | "-x" | "-s" | "-S" | "-p" | "-b" | "-c" => {
+                    self.on_file(&operator, &operand, env)
+                }
                 _ => Ok(None),
             };
         }
@@ -199,7 +217,7 @@ impl Follower<'_, '_> {
     }
 
     /// What is in the image is there; what is not may have been made or mounted.
-    fn on_file(&mut self, operator: &str, path: &str, env: &Env) -> Result<Option<bool>> {
+    pub(super) fn on_file(&mut self, operator: &str, path: &str, env: &Env) -> Result<Option<bool>> {
         if path.contains(UNKNOWN)
             || path.is_empty()
             || self.start.mounts.iter().any(|mount| is_at_or_below(path, mount))
@@ -207,11 +225,18 @@ impl Follower<'_, '_> {
             return Ok(None);
         }
         let path = if path.starts_with('/') { path.to_owned() } else { format!("{}/{path}", env.directory) };
-        Ok(match (self.image.files.kind(&path)?, operator) {
+        let kind = self.image.files.kind(&path)?;
+        let changed = self.changed.iter().any(|changed| is_at_or_below(&path, changed));
+        Ok(match (kind, operator) {
+            // A pattern that matched nothing.
+            (None, _) if path.contains('*') => Some(false),
             (None, _) => None,
             (Some(kind), "-f") => Some(kind == EntryKind::File || kind == EntryKind::HardLink),
             (Some(kind), "-d") => Some(kind == EntryKind::Directory),
-            (Some(_), "-x") => self.image.files.file(&path)?.map(|file| file.entry.mode & 0o111 != 0),
+            (Some(EntryKind::File | EntryKind::HardLink | EntryKind::Directory), "-S" | "-p" | "-b" | "-c") => {
+                Some(false)
+            }
+            (Some(_), "-x") if !changed => self.image.files.file(&path)?.map(|file| self.may_execute(&file)),
             (Some(_), "-e") => Some(true),
             (Some(_), _) => None,
         })
@@ -220,6 +245,9 @@ impl Follower<'_, '_> {
     pub(super) fn pipeline(&mut self, commands: &[Command], frame: &mut Frame, env: &mut Env) -> Result<Flow> {
         if let [only] = commands {
             return self.one_of_pipeline(only, frame, env);
+        }
+        if let Some(flow) = self.pipe_into_read(commands, frame, env)? {
+            return Ok(flow);
         }
         if let Some(known) = self.echo_into_grep(commands, frame, env)? {
             return Ok(Flow::Next(Status::of(Some(known))));
@@ -254,7 +282,7 @@ impl Follower<'_, '_> {
         {
             return Ok(None);
         }
-        let fields = self.expand(echo, frame, env)?;
+        let fields = self.expand(echo, false, frame, env)?;
         let Some(text) = self.printed(&fields, env)?.filter(|text| !text.contains(UNKNOWN)) else { return Ok(None) };
         // A pattern is not the name of files, even without quotes.
         let mut args = Vec::new();

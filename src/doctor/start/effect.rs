@@ -33,7 +33,8 @@ pub(super) fn is_inert(command: &Command) -> bool {
         Kind::Simple { assignments, words } => {
             let name = words.first().and_then(literal);
             // Names of variables, and words that run commands themselves, make a difference.
-            let plain = words.iter().flatten().all(|part| !matches!(part, script::Part::Output { .. }));
+            let plain =
+                words.iter().flatten().all(|part| !matches!(part, script::Part::Output { .. } | script::Part::Pipe(_)));
             let harmless = name.is_some_and(|name| {
                 !matches!(
                     name.as_str(),
@@ -46,7 +47,7 @@ pub(super) fn is_inert(command: &Command) -> bool {
         Kind::Group(list) | Kind::Subshell(list) => all(list),
         Kind::Pipeline { commands, .. } => commands.iter().all(is_inert),
         Kind::If { arms, otherwise } => arms.iter().all(|(a, b)| all(a) && all(b)) && all(otherwise),
-        Kind::Case { arms, .. } => arms.iter().all(|(_, body)| all(body)),
+        Kind::Case { arms, .. } => arms.iter().all(|arm| all(&arm.body)),
         Kind::Loop { condition, body } => all(condition) && all(body),
         Kind::For { .. } | Kind::Function { .. } => false,
     }
@@ -78,7 +79,7 @@ pub(super) fn forget(list: &List, env: &mut Env) {
                 });
                 forget(otherwise, env);
             }
-            Kind::Case { arms, .. } => arms.iter().for_each(|(_, body)| forget(body, env)),
+            Kind::Case { arms, .. } => arms.iter().for_each(|arm| forget(&arm.body, env)),
             Kind::Group(list) | Kind::For { body: list, .. } => forget(list, env),
             Kind::Loop { condition, body } => {
                 forget(condition, env);

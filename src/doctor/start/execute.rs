@@ -97,7 +97,8 @@ impl Follower<'_, '_> {
             }
             return Ok(fails(place, &missing(name, place == self.start.place)));
         };
-        if !self.may_execute(&program) {
+        let changed = self.changed.iter().any(|changed| is_at_or_below(&path, changed));
+        if !changed && !self.may_execute(&program) {
             return Ok(fails(
                 place,
                 &match place == self.start.place {
@@ -137,7 +138,7 @@ impl Follower<'_, '_> {
     }
 
     /// Whether the user may execute it where it is: path_resolution(7).
-    fn may_execute(&self, program: &Found) -> bool {
+    pub(super) fn may_execute(&self, program: &Found) -> bool {
         let above = program.parents.iter().map(|parent| &parent.entry);
         let may = |entry: &Entry| self.user.may_execute(entry.uid, entry.gid, entry.mode);
         may(&program.entry) && (self.user.uid == 0 || above.into_iter().all(may))
@@ -173,10 +174,17 @@ impl Follower<'_, '_> {
                 }
                 Ok(runs(program))
             }
-            Wrapped::Command { env: variables, command } => {
-                for (name, value) in variables {
-                    env.variables.insert(name, value);
+            Wrapped::Command { env: variables, clear, unset, directory, command } => {
+                if clear {
+                    // Where its own command line would listen elsewhere then, nobody knows here.
+                    if let Some(name) = env.variables.keys().find(|name| is_setting(name, &variables)) {
+                        return Ok(unknown(place, format!("env starts it without the variable {name}")));
+                    }
+                    env.variables.clear();
                 }
+                unset.iter().for_each(|name| drop(env.variables.remove(name)));
+                env.variables.extend(variables);
+                env.directory = directory.unwrap_or_else(|| env.directory.clone());
                 self.execute(&command, env, place)
             }
             Wrapped::User { user, command } => {
@@ -184,7 +192,9 @@ impl Follower<'_, '_> {
                     return Ok(unknown(place, "the user is known only when it runs".to_owned()));
                 }
                 match self.image.users.resolve(&user) {
-                    Ok(user) => {
+                    Ok(mut user) => {
+                        let name = user.name.as_deref().unwrap_or_default();
+                        user.uid = self.renumbered.get(name).copied().unwrap_or(user.uid);
                         self.user = user.clone();
                         self.step(place, true, Action::User(user));
                         self.execute(&command, env, place)
@@ -330,6 +340,11 @@ fn missing(name: &str, by_runtime: bool) -> String {
         (false, true) => format!("{name}: No such file or directory"),
         (false, false) => format!("{name}: not found"),
     }
+}
+
+/// Whether a variable says where Kong listens, and is none of those that are given anew.
+fn is_setting(name: &str, given: &[(String, String)]) -> bool {
+    name.starts_with("KONG_") && name.ends_with("_LISTEN") && !given.iter().any(|(other, _)| other == name)
 }
 
 fn is_shell(name: &str) -> bool {

@@ -1,6 +1,7 @@
 //! What words become: parameters, commands whose output is known, fields.
 
-use super::script::{self, Kind, List, Operation, Part, Word};
+use super::listing;
+use super::script::{self, Kind, List, Operation, Part, Word, literal};
 use super::shell::Frame;
 use super::{Env, Follower, UNKNOWN, base};
 use crate::error::Result;
@@ -8,13 +9,48 @@ use crate::error::Result;
 /// Bytes that one word, and all words of a command, may grow to.
 const MAX_WORD: usize = 128 << 10;
 
+/// A field, and itself as a pattern for names of files.
+#[derive(Default)]
+struct Field {
+    text: String,
+    pattern: String,
+}
+
+impl Field {
+    fn push(&mut self, text: &str, quoted: bool) {
+        self.text.push_str(text);
+        match quoted {
+            true => escape(text, &mut self.pattern),
+            false => self.pattern.push_str(text),
+        }
+    }
+}
+
+/// Adds what stands for `text` in a pattern.
+fn escape(text: &str, pattern: &mut String) {
+    text.chars().for_each(|c| {
+        pattern.extend("*?[]\\".contains(c).then_some('\\'));
+        pattern.push(c);
+    });
+}
+
 impl Follower<'_, '_> {
-    /// The fields of a command.
-    pub(super) fn expand(&mut self, words: &[Word], frame: &mut Frame, env: &mut Env) -> Result<Vec<String>> {
+    /// The fields of a command, with the names of files in place of patterns for them if `globs`.
+    pub(super) fn expand(
+        &mut self,
+        words: &[Word],
+        globs: bool,
+        frame: &mut Frame,
+        env: &mut Env,
+    ) -> Result<Vec<String>> {
         let mut fields = Vec::new();
         let mut size = 0;
         for word in words {
-            self.fields(word, frame, env, &mut fields)?;
+            let mut own = Vec::new();
+            self.fields(word, frame, env, &mut own)?;
+            for field in own {
+                self.files(field, globs, frame, env, &mut fields)?;
+            }
             size += fields.last().map_or(0, String::len);
             if size > MAX_WORD {
                 fields.truncate(1);
@@ -25,33 +61,48 @@ impl Follower<'_, '_> {
         Ok(fields)
     }
 
-    fn fields(&mut self, word: &Word, frame: &mut Frame, env: &mut Env, fields: &mut Vec<String>) -> Result<()> {
+    /// The names of files that a field stands for, or itself.
+    fn files(&mut self, field: Field, globs: bool, frame: &Frame, env: &Env, fields: &mut Vec<String>) -> Result<()> {
+        if !listing::globs(&field.pattern) {
+            fields.push(field.text);
+            return Ok(());
+        }
+        let known = match globs && !field.text.contains(UNKNOWN) {
+            true => self.glob(&field.pattern, env)?,
+            false => None,
+        };
+        match known {
+            None => fields.push(field.text.replace(['*', '?', '['], "\0")),
+            Some(paths) if paths.is_empty() && !frame.nullglob => fields.push(field.text),
+            Some(paths) => fields.extend(paths),
+        }
+        Ok(())
+    }
+
+    fn fields(&mut self, word: &Word, frame: &mut Frame, env: &mut Env, fields: &mut Vec<Field>) -> Result<()> {
         // `"$@"` without arguments is no field, not an empty one.
-        if let [Part::Text { text, .. }, Part::Arguments { quoted: true, joined: false }] = &word[..]
+        if let [Part::Text { text, .. }, part] = &word[..]
             && text.is_empty()
-            && frame.args.is_empty()
+            && self.elements(part, frame, env).is_some_and(|elements| elements.is_empty())
         {
             return Ok(());
         }
         // `current` is there as soon as something is, even an empty quoted text.
-        let mut current: Option<String> = None;
+        let mut current: Option<Field> = None;
         for part in word {
+            if let Some(elements) = self.elements(part, frame, env) {
+                let mut elements = elements.into_iter();
+                if let Some(first) = elements.next() {
+                    current.get_or_insert_default().push(&first, true);
+                }
+                for element in elements {
+                    fields.extend(current.take());
+                    current.get_or_insert_default().push(&element, true);
+                }
+                continue;
+            }
             let (text, splits) = match part {
-                Part::Arguments { quoted: true, joined: false } => {
-                    let mut args = frame.args.clone().into_iter();
-                    if let Some(first) = args.next() {
-                        current.get_or_insert_default().push_str(&first);
-                    }
-                    for arg in args {
-                        fields.extend(current.take());
-                        current = Some(arg);
-                    }
-                    continue;
-                }
-                Part::Text { text, quoted } => {
-                    let is_pattern = !quoted && text.contains(['*', '?', '[']) && text != "[" && text != "[[";
-                    (Some(if is_pattern { text.replace(['*', '?', '['], "\0") } else { text.clone() }), false)
-                }
+                Part::Text { text, .. } => (Some(text.clone()), false),
                 part => (self.value(part, frame, env)?, !is_quoted(part)),
             };
             let quoted = is_quoted(part);
@@ -62,21 +113,53 @@ impl Follower<'_, '_> {
                 continue;
             };
             if !splits {
-                current.get_or_insert_default().push_str(&text);
+                current.get_or_insert_default().push(&text, quoted);
                 continue;
             }
             let mut pieces = text.split([' ', '\t', '\n']);
             if let Some(first) = pieces.next().filter(|first| !first.is_empty()) {
-                current.get_or_insert_default().push_str(first);
+                current.get_or_insert_default().push(first, false);
             }
             for piece in pieces {
                 fields.extend(current.take());
                 if !piece.is_empty() {
-                    current = Some(piece.to_owned());
+                    current.get_or_insert_default().push(piece, false);
                 }
             }
         }
         fields.extend(current);
+        Ok(())
+    }
+
+    /// What is a field each: `"$@"`, `"${name[@]}"`, and parts of them.
+    fn elements(&self, part: &Part, frame: &Frame, env: &Env) -> Option<Vec<String>> {
+        match part {
+            Part::Arguments { quoted: true, joined: false } => Some(frame.args.clone()),
+            Part::Elements { name, from, quoted: true, joined: false } => {
+                Some(self.array(name, frame, env).into_iter().skip(*from).collect())
+            }
+            _ => None,
+        }
+    }
+
+    /// The elements of an array; without a name, the arguments. Other variables are arrays of one element.
+    fn array(&self, name: &str, frame: &Frame, env: &Env) -> Vec<String> {
+        match env.arrays.get(name) {
+            _ if name.is_empty() => frame.args.clone(),
+            Some(elements) => elements.clone(),
+            None => self.variable(name, frame, env).into_iter().collect(),
+        }
+    }
+
+    /// `NAME=(…)`
+    pub(super) fn set_array(&mut self, name: &str, elements: &[Word], frame: &mut Frame, env: &mut Env) -> Result<()> {
+        let elements = self.expand(elements, true, frame, env)?;
+        env.variables.remove(name);
+        // `[key]=value` is another kind of array.
+        match elements.iter().any(|element| element.starts_with('[') && element.contains("]=")) {
+            true => drop(env.variables.insert(name.to_owned(), UNKNOWN.to_string())),
+            false => drop(env.arrays.insert(name.to_owned(), elements)),
+        }
         Ok(())
     }
 
@@ -98,10 +181,7 @@ impl Follower<'_, '_> {
         for part in word {
             let value = self.value(part, frame, env)?.unwrap_or_default();
             match is_quoted(part) {
-                true => value.chars().for_each(|c| {
-                    out.extend("*?[]\\".contains(c).then_some('\\'));
-                    out.push(c);
-                }),
+                true => escape(&value, &mut out),
                 false => out.push_str(&value),
             }
             if out.len() > MAX_WORD {
@@ -114,7 +194,16 @@ impl Follower<'_, '_> {
     fn value(&mut self, part: &Part, frame: &mut Frame, env: &mut Env) -> Result<Option<String>> {
         Ok(match part {
             Part::Text { text, .. } => Some(text.clone()),
-            Part::Unknown => Some(UNKNOWN.to_string()),
+            Part::Unknown | Part::Array(_) | Part::Pipe(_) => Some(UNKNOWN.to_string()),
+            Part::Elements { name, from, .. } => {
+                Some(self.array(name, frame, env).into_iter().skip(*from).collect::<Vec<_>>().join(" "))
+            }
+            Part::Element { name, at, .. } => self.array(name, frame, env).into_iter().nth(*at),
+            Part::Length { name, elements: true } => Some(self.array(name, frame, env).len().to_string()),
+            Part::Length { name, elements: false } => {
+                let value = self.variable(name, frame, env).unwrap_or_default();
+                Some(if value.contains(UNKNOWN) { UNKNOWN.to_string() } else { value.chars().count().to_string() })
+            }
             Part::Arguments { .. } => Some(frame.args.join(" ")),
             Part::Output { list, .. } => Some(self.output(list, frame, env)?),
             Part::Variable { name, indirect, operation, colon, .. } => {
@@ -150,7 +239,7 @@ impl Follower<'_, '_> {
             "BASH_SOURCE" => Some(frame.script.clone()),
             "PWD" => Some(env.directory.clone()),
             "HOME" if !env.variables.contains_key("HOME") => Some(UNKNOWN.to_string()),
-            _ => match env.variables.get(name) {
+            _ => match env.variables.get(name).or_else(|| env.arrays.get(name)?.first()) {
                 None if self.start.env_from => Some(UNKNOWN.to_string()),
                 value => value.cloned(),
             },
@@ -201,13 +290,19 @@ impl Follower<'_, '_> {
 
     /// What `$( … )` prints, as far as it is known.
     fn output(&mut self, list: &List, frame: &mut Frame, env: &mut Env) -> Result<String> {
-        if let [item] = &list[..]
-            && let Kind::Simple { words, .. } = &item.command.kind
-        {
-            let fields = self.expand(words, frame, env)?;
-            if let Some(text) = self.printed(&fields, env)? {
-                return Ok(text);
+        if let [item] = &list[..] {
+            if let Some(lines) = self.lines(listing::of_pipeline(&item.command), frame, env)? {
+                return Ok(lines.join("\n"));
             }
+            if let Kind::Simple { words, .. } = &item.command.kind {
+                let fields = self.expand(words, !listing::ignores_files(words), frame, env)?;
+                if let Some(text) = self.printed(&fields, env)? {
+                    return Ok(text);
+                }
+            }
+        }
+        if let Some(directory) = self.cd_and_pwd(list, frame, env)? {
+            return Ok(directory);
         }
         // What it executes counts, whatever it prints. It takes more of the stack than other commands do.
         let line = list.first().map_or(0, |item| item.command.line);
@@ -217,6 +312,24 @@ impl Follower<'_, '_> {
         self.nesting -= 2;
         followed?;
         Ok(UNKNOWN.to_string())
+    }
+
+    /// `cd DIRECTORY && pwd`, with which scripts find out where they are.
+    fn cd_and_pwd(&mut self, list: &List, frame: &mut Frame, env: &Env) -> Result<Option<String>> {
+        let [cd, pwd] = &list[..] else { return Ok(None) };
+        let (Kind::Simple { words: cd, .. }, Kind::Simple { words: pwd, .. }) = (&cd.command.kind, &pwd.command.kind)
+        else {
+            return Ok(None);
+        };
+        let name = |words: &[Word]| words.first().and_then(literal);
+        if (name(cd).as_deref(), name(pwd).as_deref()) != (Some("cd"), Some("pwd")) {
+            return Ok(None);
+        }
+        let mut env = env.clone();
+        let fields = self.expand(cd, false, frame, &mut env)?;
+        let Some(to) = fields.last().filter(|to| fields.len() > 1 && !to.contains(UNKNOWN)) else { return Ok(None) };
+        let to = if to.starts_with('/') { to.clone() } else { format!("{}/{to}", env.directory) };
+        Ok(self.image.files.real(&to)?.map(|real| crate::archive::path::show(&real)))
     }
 
     /// What a program prints whose output is known without running it.
@@ -259,8 +372,9 @@ fn is_quoted(part: &Part) -> bool {
         | Part::Variable { quoted, .. }
         | Part::Arguments { quoted, .. }
         | Part::Output { quoted, .. } => *quoted,
+        Part::Elements { quoted, .. } | Part::Element { quoted, .. } => *quoted,
         // The name of a pipe, or a number: one field.
-        Part::Unknown => true,
+        Part::Unknown | Part::Array(_) | Part::Length { .. } | Part::Pipe(_) => true,
     }
 }
 

@@ -10,6 +10,7 @@ mod condition;
 mod effect;
 mod execute;
 mod expand;
+mod listing;
 pub(super) mod script;
 mod shell;
 mod wrapper;
@@ -130,9 +131,12 @@ pub(in crate::doctor) fn follow(image: &mut Image<'_, '_>, start: &Start) -> Res
             depth: 0,
             nesting: 0,
             made: Vec::new(),
+            changed: Vec::new(),
+            renumbered: BTreeMap::new(),
             failure: None,
         };
-        let mut env = Env { variables: start.env.clone(), directory: start.directory.clone() };
+        let directory = start.directory.clone();
+        let mut env = Env { variables: start.env.clone(), arrays: BTreeMap::new(), directory };
         let end = follower.execute(&start.argv, &mut env, &start.place)?;
         decisions = follower.assumed.iter().map(|(_, taken)| *taken).collect();
         fuel -= given - follower.fuel;
@@ -152,6 +156,8 @@ pub(in crate::doctor) fn follow(image: &mut Image<'_, '_>, start: &Start) -> Res
 #[derive(Clone, Debug)]
 pub(super) struct Env {
     pub variables: BTreeMap<String, String>,
+    /// Arrays of bash.
+    pub arrays: BTreeMap<String, Vec<String>>,
     pub directory: String,
 }
 
@@ -168,6 +174,10 @@ pub(super) struct Follower<'f, 'i> {
     pub nesting: u32,
     /// Files that scripts made so far, as far as their names are known.
     pub made: Vec<String>,
+    /// Files whose mode or owner scripts changed so far.
+    pub changed: Vec<String>,
+    /// Users whose number scripts changed so far (usermod(8)).
+    pub renumbered: BTreeMap<String, u32>,
     /// How the child that failed last did so.
     pub failure: Option<End>,
 }

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::effect::{forget, is_harmless, is_inert, may_change};
-use super::script::{Command, Kind, List, When, Word};
+use super::listing;
+use super::script::{Arm, Command, Kind, List, Part, Then, When, Word, literal};
 use super::{Action, End, Env, Follower, UNKNOWN, unknown};
 use crate::doctor::files::Parsed;
 use crate::error::Result;
 
 /// Rounds of one `for` that are followed.
-const MAX_ROUNDS: usize = 100;
+pub(super) const MAX_ROUNDS: usize = 100;
 
 /// Commands inside each other, in all scripts and functions together: they are followed on the stack of a thread.
 const MAX_NESTING: u32 = 40;
@@ -27,6 +28,8 @@ pub(super) struct Frame {
     pub functions: HashMap<String, Rc<Command>>,
     /// `set -e`
     pub errexit: bool,
+    /// `shopt -s nullglob`
+    pub nullglob: bool,
     /// How many conditions it is inside of, where `set -e` does not count.
     pub checked: u32,
     /// Functions and sourced files inside each other.
@@ -67,8 +70,11 @@ pub(super) enum Flow {
     Next(Status),
     /// `return`
     Return(Status),
-    /// `break` and `continue`
-    Leave,
+    /// `break`, and `continue` if `again`, of so many loops.
+    Leave {
+        levels: u32,
+        again: bool,
+    },
     /// The shell is no more.
     End(End),
 }
@@ -82,6 +88,7 @@ impl Frame {
             args: Vec::new(),
             functions: HashMap::new(),
             errexit: false,
+            nullglob: false,
             checked: 0,
             depth: 0,
         }
@@ -103,7 +110,7 @@ impl Follower<'_, '_> {
         Ok(match self.list(list, frame, env)? {
             Flow::End(end) => end,
             Flow::Next(status) | Flow::Return(status) => End::Exits { place, failed: status == Status::False },
-            Flow::Leave => End::Exits { place, failed: false },
+            Flow::Leave { .. } => End::Exits { place, failed: false },
         })
     }
 
@@ -163,9 +170,28 @@ impl Follower<'_, '_> {
             )));
         }
         self.nesting += 1;
-        let flow = self.nested_command(command, &place, frame, env);
+        let flow = match command.background {
+            true => self.background(command, &place, frame, env),
+            false => self.nested_command(command, &place, frame, env),
+        };
         self.nesting -= 1;
         flow
+    }
+
+    /// What nobody waits for: how it ends counts for nothing.
+    fn background(&mut self, command: &Command, place: &str, frame: &mut Frame, env: &Env) -> Result<Flow> {
+        let mut env = env.clone();
+        frame.checked += 1;
+        let is_program = matches!(&command.kind, Kind::Simple { words, .. }
+            if words.first().and_then(literal).is_some_and(|name| name != "exec"));
+        let status = match is_program {
+            true => self.nested_command(command, place, frame, &mut env).map(|_| ()),
+            false => self
+                .apart(command.line, frame, |follower, frame| follower.nested_command(command, place, frame, &mut env))
+                .map(|_| ()),
+        };
+        frame.checked -= 1;
+        status.map(|()| Flow::Next(Status::True))
     }
 
     fn nested_command(&mut self, command: &Command, place: &str, frame: &mut Frame, env: &mut Env) -> Result<Flow> {
@@ -184,6 +210,11 @@ impl Follower<'_, '_> {
             Kind::Case { word, arms } => self.case(word, arms, place, frame, env),
             Kind::For { name, words, body } => self.for_loop(name, words.as_ref(), body, frame, env),
             Kind::Loop { condition, body } => {
+                if let Some(names) = listing::reads(condition)
+                    && let Some(lines) = self.input(command.input.as_ref(), frame, env)?
+                {
+                    return self.read_loop(&names, lines, body, frame, env);
+                }
                 match self.condition(condition, frame, env)? {
                     Flow::Next(Status::False) if !may_change(condition) => return Ok(Flow::Next(Status::True)),
                     Flow::Next(_) => {}
@@ -197,7 +228,8 @@ impl Follower<'_, '_> {
                 forget(body, env);
                 forget(condition, env);
                 Ok(match flow {
-                    Flow::Next(_) | Flow::Leave => Flow::Next(Status::Usually),
+                    Flow::Next(_) | Flow::Leave { levels: 0 | 1, .. } => Flow::Next(Status::Usually),
+                    Flow::Leave { levels, again } => Flow::Leave { levels: levels - 1, again },
                     other => other,
                 })
             }
@@ -279,18 +311,13 @@ impl Follower<'_, '_> {
         self.list(otherwise, frame, env)
     }
 
-    fn case(
-        &mut self,
-        word: &Word,
-        arms: &[(Vec<Word>, List)],
-        place: &str,
-        frame: &mut Frame,
-        env: &mut Env,
-    ) -> Result<Flow> {
+    fn case(&mut self, word: &Word, arms: &[Arm], place: &str, frame: &mut Frame, env: &mut Env) -> Result<Flow> {
         let value = self.expand_one(word, frame, env)?;
-        for (patterns, body) in arms {
-            let mut holds = Some(false);
-            for pattern in patterns {
+        let mut entered = false;
+        let mut status = Status::True;
+        for Arm { patterns, body, then } in arms {
+            let mut holds = Some(entered);
+            for pattern in patterns.iter().filter(|_| !entered) {
                 let pattern = self.expand_pattern(pattern, frame, env)?;
                 match super::condition::matches(&pattern, &value) {
                     Some(true) => holds = Some(true),
@@ -302,11 +329,16 @@ impl Follower<'_, '_> {
                 Some(known) => known,
                 None => self.ask(&body.first().map_or(place.to_owned(), |item| frame.place(item.command.line))),
             };
-            if holds {
-                return self.list(body, frame, env);
+            if !holds {
+                continue;
             }
+            status = match self.list(body, frame, env)? {
+                Flow::Next(status) if *then != Then::Leave => status,
+                flow => return Ok(flow),
+            };
+            entered = *then == Then::Enter;
         }
-        Ok(Flow::Next(Status::True))
+        Ok(Flow::Next(status))
     }
 
     fn for_loop(
@@ -318,16 +350,14 @@ impl Follower<'_, '_> {
         env: &mut Env,
     ) -> Result<Flow> {
         let values = match words {
-            Some(words) => self.expand(words, frame, env)?,
+            Some(words) => self.expand(words, true, frame, env)?,
             None => frame.args.clone(),
         };
         let values = if name.is_empty() { vec![UNKNOWN.to_string()] } else { values };
         for value in values.into_iter().take(MAX_ROUNDS) {
             env.variables.insert(name.to_owned(), value);
-            match self.list(body, frame, env)? {
-                Flow::Next(_) => {}
-                Flow::Leave => break,
-                other => return Ok(other),
+            if let Some(flow) = self.round(body, frame, env)? {
+                return Ok(flow);
             }
         }
         Ok(Flow::Next(Status::Usually))
@@ -344,13 +374,18 @@ impl Follower<'_, '_> {
     ) -> Result<Flow> {
         let mut pairs = Vec::new();
         for (name, value) in assignments {
+            if let [Part::Array(elements)] = &value[..] {
+                self.set_array(name, elements, frame, env)?;
+                continue;
+            }
             let value = self.expand_one(value, frame, env)?;
+            env.arrays.remove(name);
             pairs.push((name.clone(), value));
             if words.is_empty() {
                 env.variables.extend(pairs.drain(..));
             }
         }
-        let fields = self.expand(words, frame, env)?;
+        let fields = self.expand(words, !listing::ignores_files(words), frame, env)?;
         if fields.is_empty() {
             env.variables.extend(pairs);
             return Ok(Flow::Next(if words.is_empty() { Status::True } else { Status::Usually }));

@@ -296,6 +296,11 @@ fn commands_are_followed() {
         ("[[ $1 == k* && -z \"$2\" ]] && exec nginx", &["kong"], EXEC),
         ("[[ ( $1 = a || $1 = b ) && ! -n $2 ]] && exec nginx", &["b"], EXEC),
         ("while true; do sleep 1; done; exec nginx", &[], EXEC),
+        ("[ \"$NONE\" -eq 1 ] || exec nginx", &[], EXEC),
+        ("[[ $NONE -eq 0 ]] && exec nginx", &[], EXEC),
+        ("missing & exec nginx", &[], "x sh 1[] x nginx = nginx serves"),
+        ("set -e; { missing; } &\nexec nginx", &[], "x sh 1[1[]] x nginx = nginx serves"),
+        ("exec nginx &\nwait", &[], "x sh 1[x nginx] = ends /entry.sh"),
         ("for f in a b; do x=$f; done; [ $x = b ] && exec nginx", &[], EXEC),
         ("eval 'exec nginx'", &[], EXEC),
         ("exec env A=1 nginx", &[], "x sh x env x nginx = nginx serves"),
@@ -395,3 +400,5 @@ fn commands_are_followed() {
         assert_eq!(found.join(" | "), expected, "{script}");
     }
 }
+
+mod directories;

@@ -5,8 +5,14 @@
 pub(super) enum Wrapped {
     /// It executes nothing that we know of.
     Program,
-    /// It executes this with these variables besides.
-    Command { env: Vec<(String, String)>, command: Vec<String> },
+    /// It executes this with these variables besides, or with no others if `clear`.
+    Command {
+        env: Vec<(String, String)>,
+        clear: bool,
+        unset: Vec<String>,
+        directory: Option<String>,
+        command: Vec<String>,
+    },
     /// It executes this as a user, written as in `USER` of the image config.
     User { user: String, command: Vec<String> },
 }
@@ -95,7 +101,7 @@ pub(super) fn unwrap(name: &str, args: &[String]) -> Result<Wrapped, String> {
 fn command(env: Vec<(String, String)>, rest: &[String]) -> Result<Wrapped, String> {
     match rest {
         [] => Ok(Wrapped::Program),
-        rest => Ok(Wrapped::Command { env, command: rest.to_vec() }),
+        rest => Ok(Wrapped::Command { env, clear: false, unset: Vec::new(), directory: None, command: rest.to_vec() }),
     }
 }
 
@@ -138,14 +144,22 @@ fn value(args: &[String], names: &[&str]) -> Option<String> {
 fn environment(args: &[String]) -> Result<Wrapped, String> {
     let mut at = 0;
     let mut words: Vec<String> = Vec::new();
+    let (mut clear, mut unset, mut directory) = (false, Vec::new(), None);
     while let Some(arg) = args.get(at).filter(|arg| arg.starts_with('-')) {
         at += 1;
         match arg.as_str() {
             "--" => break,
             "-i" | "-" | "--ignore-environment" => {
-                return Err("env starts it without the variables of the image".to_owned());
+                clear = true;
             }
-            "-u" | "-C" => at += 1,
+            "-u" | "--unset" => {
+                unset.extend(args.get(at).cloned());
+                at += 1;
+            }
+            "-C" | "--chdir" => {
+                directory = args.get(at).cloned();
+                at += 1;
+            }
             _ => {
                 let Some(text) = arg.strip_prefix("-S").or_else(|| arg.strip_prefix("--split-string=")) else {
                     continue;
@@ -162,7 +176,11 @@ fn environment(args: &[String]) -> Result<Wrapped, String> {
     let count = words.iter().take_while(is_assignment).count();
     let rest = words.split_off(count);
     let pairs = words.iter().filter_map(|word| word.split_once('='));
-    command(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(), &rest)
+    let env = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    match rest.is_empty() {
+        true => Ok(Wrapped::Program),
+        false => Ok(Wrapped::Command { env, clear, unset, directory, command: rest }),
+    }
 }
 
 fn setpriv(args: &[String]) -> Result<Wrapped, String> {
@@ -250,6 +268,8 @@ mod tests {
             ("catatonit nginx -v", "", "nginx -v"),
             ("env A=1 B=2 nginx C=3", "", "nginx C=3"),
             ("env -u A -S nginx -v", "", "nginx -v"),
+            ("env -i A=1 nginx -v", "", "nginx -v"),
+            ("env --chdir /x nginx -v", "", "nginx -v"),
             ("nice -n 5 nginx", "", "nginx"),
             ("timeout -s KILL 5 nginx", "", "nginx"),
             ("su-exec kong nginx -p x", "kong", "nginx -p x"),
@@ -276,7 +296,7 @@ mod tests {
             let line = words(line);
             assert_eq!(unwrap(&line[0], &line[1..]), Ok(Wrapped::Program), "{line:?}");
         }
-        for line in ["env -i nginx", "setpriv --no-new-privs nginx", "chroot /x nginx", "su kong"] {
+        for line in ["setpriv --no-new-privs nginx", "chroot /x nginx", "su kong"] {
             let line = words(line);
             assert!(unwrap(&line[0], &line[1..]).is_err(), "{line:?}");
         }

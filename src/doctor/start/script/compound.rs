@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::parse::Reader;
-use super::{Kind, List, Trouble, Word, literal};
+use super::{Arm, Kind, List, Then, Trouble, Word, literal};
 
 impl Reader {
     pub(super) fn conditional(&mut self) -> Result<Kind, Trouble> {
@@ -45,14 +45,15 @@ impl Reader {
                 }
             }
             self.expect(")")?;
-            arms.push((patterns, self.list()?));
+            let body = self.list()?;
             self.newlines();
-            if self.looks_at(";;&") {
-                return Err(self.trouble("';;&'"));
-            }
-            if !self.eat(";;") && self.peek_word() != "esac" {
-                return Err(self.trouble("no ';;'"));
-            }
+            let ends = [(";;&", Then::Match), (";;", Then::Leave), (";&", Then::Enter)];
+            let then = match ends.into_iter().find(|(end, _)| self.eat(end)) {
+                Some((_, then)) => then,
+                None if self.peek_word() == "esac" => Then::Leave,
+                None => return Err(self.trouble("no ';;'")),
+            };
+            arms.push(Arm { patterns, body, then });
         }
     }
 

@@ -49,6 +49,8 @@ pub(in crate::doctor) struct Command {
     pub kind: Kind,
     /// Files that redirections write to.
     pub writes: Vec<Word>,
+    /// What the last redirection of its input reads.
+    pub input: Option<Input>,
     /// It is not waited for.
     pub background: bool,
 }
@@ -69,8 +71,7 @@ pub(in crate::doctor) enum Kind {
     },
     Case {
         word: Word,
-        /// Patterns, and what runs if one of them matches.
-        arms: Vec<(Vec<Word>, List)>,
+        arms: Vec<Arm>,
     },
     /// Without words it goes over the arguments.
     For {
@@ -93,6 +94,36 @@ pub(in crate::doctor) enum Kind {
         commands: Vec<Command>,
         negated: bool,
     },
+}
+
+/// What follows an arm of `case`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::doctor) enum Then {
+    /// `;;`
+    Leave,
+    /// `;&`: the next arm, whatever its patterns are.
+    Enter,
+    /// `;;&`: the next arm whose patterns match.
+    Match,
+}
+
+/// An arm of `case`.
+#[derive(Debug)]
+pub(in crate::doctor) struct Arm {
+    pub patterns: Vec<Word>,
+    pub body: List,
+    pub then: Then,
+}
+
+/// Where a redirection has the input of a command from.
+#[derive(Debug)]
+pub(in crate::doctor) enum Input {
+    /// `< FILE`, and `< <( … )`.
+    File(Word),
+    /// `<<<`
+    Text(Word),
+    /// `<<`, whose text is not kept.
+    Document,
 }
 
 /// What expands to no, one or several fields.
@@ -123,6 +154,28 @@ pub(in crate::doctor) enum Part {
         list: Rc<List>,
         quoted: bool,
     },
+    /// `(…)` behind `NAME=`.
+    Array(Vec<Word>),
+    /// `${name[@]}`, `${name[*]}` if `joined`; and `${@:2}`, `${name[@]:1}` from an element on. No name is the arguments.
+    Elements {
+        name: String,
+        from: usize,
+        quoted: bool,
+        joined: bool,
+    },
+    /// `${name[2]}`
+    Element {
+        name: String,
+        at: usize,
+        quoted: bool,
+    },
+    /// `${#name}`, and `${#name[@]}` if `elements`.
+    Length {
+        name: String,
+        elements: bool,
+    },
+    /// `<( … )`: the name of a pipe.
+    Pipe(Rc<List>),
     /// Something whose value cannot be known.
     Unknown,
 }

@@ -1,6 +1,6 @@
 //! From text to commands.
 
-use super::{Command, Item, Kind, List, Trouble, When, Word, literal};
+use super::{Command, Input, Item, Kind, List, Part, Trouble, When, Word, literal};
 
 /// Commands inside each other.
 const MAX_DEPTH: usize = 60;
@@ -139,7 +139,7 @@ impl Reader {
             let mut when = When::Always;
             loop {
                 reader.newlines();
-                let ends = matches!(reader.peek(), None | Some(')')) || reader.looks_at(";;");
+                let ends = matches!(reader.peek(), None | Some(')')) || reader.looks_at(";;") || reader.looks_at(";&");
                 if ends || CLOSERS.contains(&reader.peek_word().as_str()) {
                     return match when {
                         When::Always => Ok(list),
@@ -154,7 +154,7 @@ impl Reader {
                     When::Failed
                 } else {
                     command.background = reader.eat("&");
-                    if !reader.looks_at(";;") {
+                    if !reader.looks_at(";;") && !reader.looks_at(";&") {
                         reader.eat(";");
                     }
                     When::Always
@@ -185,7 +185,8 @@ impl Reader {
         match (commands.len(), negated) {
             (1, false) => commands.pop().ok_or_else(|| self.trouble("no command")),
             _ => {
-                Ok(Command { line, kind: Kind::Pipeline { commands, negated }, writes: Vec::new(), background: false })
+                let kind = Kind::Pipeline { commands, negated };
+                Ok(Command { line, kind, writes: Vec::new(), input: None, background: false })
             }
         }
     }
@@ -236,16 +237,16 @@ impl Reader {
             }
             _ => return self.simple(line),
         };
-        let mut writes = Vec::new();
+        let (mut writes, mut input) = (Vec::new(), None);
         if !matches!(kind, Kind::Function { .. }) {
             loop {
                 self.blanks();
-                if !self.redirection(&mut writes)? {
+                if !self.redirection(&mut writes, &mut input)? {
                     break;
                 }
             }
         }
-        Ok(Command { line, kind, writes, background: false })
+        Ok(Command { line, kind, writes, input, background: false })
     }
 
     pub(super) fn expect(&mut self, text: &str) -> Result<(), Trouble> {
@@ -272,11 +273,12 @@ impl Reader {
     }
 
     fn simple(&mut self, line: u32) -> Result<Command, Trouble> {
-        let (mut assignments, mut words, mut writes) = (Vec::new(), Vec::<Word>::new(), Vec::new());
+        let (mut assignments, mut words) = (Vec::new(), Vec::<Word>::new());
+        let (mut writes, mut input) = (Vec::new(), None);
         let mut redirected = false;
         loop {
             self.blanks();
-            if self.redirection(&mut writes)? {
+            if self.redirection(&mut writes, &mut input)? {
                 redirected = true;
                 continue;
             }
@@ -288,7 +290,7 @@ impl Reader {
                     self.expect(")")?;
                     let name = words.first().and_then(literal);
                     let kind = self.function(name.ok_or_else(|| self.trouble("a function without a name"))?)?;
-                    return Ok(Command { line, kind, writes, background: false });
+                    return Ok(Command { line, kind, writes, input, background: false });
                 }
                 Some('(') => return Err(self.trouble("'('")),
                 Some(_) => {}
@@ -309,7 +311,7 @@ impl Reader {
                 None => "the end of the script, where a command should begin".to_owned(),
             }));
         }
-        Ok(Command { line, kind: Kind::Simple { assignments, words }, writes, background: false })
+        Ok(Command { line, kind: Kind::Simple { assignments, words }, writes, input, background: false })
     }
 
     /// `NAME=value`, if that is what begins here.
@@ -323,24 +325,38 @@ impl Reader {
             return Ok(None);
         }
         self.at += length + 1 + usize::from(appends);
-        if self.peek() == Some('(') {
-            // An array: what it holds is not known.
-            self.arithmetic()?;
-            return Ok(Some((name, vec![super::Part::Unknown])));
+        if self.eat("(") {
+            let mut elements = self.nested(Reader::array)?;
+            if appends {
+                elements.insert(0, vec![Part::Elements { name: name.clone(), from: 0, quoted: true, joined: false }]);
+            }
+            return Ok(Some((name, vec![Part::Array(elements)])));
         }
         let mut value = self.word_or_nothing()?;
         if appends {
             let operation = None;
-            let old =
-                super::Part::Variable { name: name.clone(), indirect: false, operation, colon: false, quoted: true };
+            let old = Part::Variable { name: name.clone(), indirect: false, operation, colon: false, quoted: true };
             value.insert(0, old);
         }
         Ok(Some((name, value)))
     }
 
+    /// The words up to the bracket that closes an array.
+    fn array(&mut self) -> Result<Vec<Word>, Trouble> {
+        let mut elements = Vec::new();
+        loop {
+            self.newlines();
+            if self.eat(")") {
+                return Ok(elements);
+            }
+            elements.push(self.word()?);
+        }
+    }
+
     /// Whether a redirection was taken.
-    fn redirection(&mut self, writes: &mut Vec<Word>) -> Result<bool, Trouble> {
+    fn redirection(&mut self, writes: &mut Vec<Word>, input: &mut Option<Input>) -> Result<bool, Trouble> {
         let start = (self.at, self.line);
+        let is_input = |reader: &Self, at| at == reader.at || reader.chars.get(at) == Some(&'0');
         while self.peek().is_some_and(|c| c.is_ascii_digit()) {
             self.at += 1;
         }
@@ -351,16 +367,25 @@ impl Reader {
             (self.at, self.line) = start;
             return Ok(false);
         };
+        let is_input = is_input(self, start.0);
         self.eat(operator);
         self.blanks();
         let word = self.word()?;
-        match operator {
+        let read = match operator {
             "<<" | "<<-" => {
                 let end = literal(&word).ok_or_else(|| self.trouble("a here-document with an unknown end"))?;
                 self.documents.push((end, operator == "<<-"));
+                Input::Document
             }
-            "<" | "<<<" | "<&" => {}
-            _ => writes.push(word),
+            "<" | "<&" => Input::File(word),
+            "<<<" => Input::Text(word),
+            _ => {
+                writes.push(word);
+                return Ok(true);
+            }
+        };
+        if is_input {
+            *input = Some(read);
         }
         Ok(true)
     }

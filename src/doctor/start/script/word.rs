@@ -75,10 +75,10 @@ impl Reader {
                     }
                     // Process substitution is the name of a pipe.
                     self.at += 2;
-                    self.list()?;
+                    let list = self.list()?;
                     self.expect(")")?;
                     flush(&mut plain, word, quoted, false);
-                    word.push(Part::Unknown);
+                    word.push(Part::Pipe(Rc::new(list)));
                 }
                 '\\' => {
                     self.next();
@@ -210,6 +210,9 @@ impl Reader {
         if name == "BASH_SOURCE" {
             self.eat("[0]");
         }
+        if let Some(part) = self.elements(&name, length, indirect, quoted) {
+            return Ok(part);
+        }
         if matches!(name.as_str(), "@" | "*") && self.looks_at("}") && !length {
             return Ok(Part::Arguments { quoted, joined: name == "*" });
         }
@@ -228,11 +231,46 @@ impl Reader {
         let operation = operators.into_iter().find(|(text, _)| self.eat(text)).map(|(_, operation)| operation);
         let mut word = Word::new();
         let simple = self.looks_at("}");
-        self.nested(|reader| reader.parts(End::Brace(quoted), &mut word))?;
+        // Quotes around the whole do not quote a pattern in it (XCU 2.6.2).
+        let cuts = matches!(operation, Some(Operation::Prefix { .. } | Operation::Suffix { .. }));
+        self.nested(|reader| reader.parts(End::Brace(quoted && !cuts), &mut word))?;
+        if length && simple && !matches!(name.as_str(), "@" | "*") {
+            return Ok(Part::Length { name, elements: false });
+        }
         if length || (operation.is_none() && !simple) || matches!(name.as_str(), "@" | "*") {
             // Slices, replacements, arrays, changes of case.
             return Ok(Part::Unknown);
         }
         Ok(Part::Variable { name, indirect, operation: operation.map(|operation| (operation, word)), colon, quoted })
+    }
+
+    /// What is behind a name in `${name[@]}`, `${name[@]:1}`, `${@:2}`, `${name[0]}` and `${#name[@]}`, up to the brace; nothing is
+    /// taken if it is something else.
+    fn elements(&mut self, name: &str, length: bool, indirect: bool, quoted: bool) -> Option<Part> {
+        let rest: String = self.chars.get(self.at..)?.iter().take(64).collect();
+        let (inside, _) = rest.split_once('}')?;
+        let is_arguments = matches!(name, "@" | "*");
+        let index = inside.strip_prefix('[').and_then(|inside| inside.split_once(']'));
+        let (index, behind) = match (index, is_arguments) {
+            (Some((index, behind)), false) => (index, behind),
+            (None, true) if !length && !inside.is_empty() => (name, inside),
+            _ => return None,
+        };
+        let owner = || if is_arguments { String::new() } else { name.to_owned() };
+        let part = match (index, behind) {
+            _ if indirect => return None,
+            ("@" | "*", "") if length => Part::Length { name: owner(), elements: true },
+            (_, _) if length => return None,
+            ("@" | "*", behind) => {
+                let from = if behind.is_empty() { 0 } else { behind.strip_prefix(':')?.trim().parse().ok()? };
+                // `$0` is number 0 of the arguments, which nobody slices from.
+                let from = if is_arguments { usize::checked_sub(from, 1)? } else { from };
+                Part::Elements { name: owner(), from, quoted, joined: index == "*" }
+            }
+            (index, "") => Part::Element { name: owner(), at: index.parse().ok()?, quoted },
+            _ => return None,
+        };
+        self.at += inside.chars().count();
+        Some(part)
     }
 }
