@@ -153,7 +153,7 @@ fn verdicts_come_first() {
         (of(&format!("#!/bin/sh\nexec su-exec root {NGINX}\n")), "will not start: cannot become user root: Operation not permitted".to_owned()),
         (
             of(PLAIN).layer([file("docker-entrypoint.sh", PLAIN).mode(0o700)]),
-            "will not start: exec: \"/docker-entrypoint.sh\": permission denied".to_owned(),
+            "will not start: /bin/sh: /docker-entrypoint.sh: Permission denied".to_owned(),
         ),
         (
             of("#!/bin/sh\nexec nginx\n").layer([dir("usr/local/openresty").mode(0o750)]),

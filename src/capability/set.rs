@@ -57,6 +57,8 @@ pub struct Capability(u8);
 impl Capability {
     /// `cap_chown`, to change the owner of a file.
     pub const CHOWN: Capability = Capability(0);
+    /// `cap_dac_override`: the permissions of files do not count.
+    pub const DAC_OVERRIDE: Capability = Capability(1);
     /// `cap_setfcap`, to put capabilities on a file.
     pub const SETFCAP: Capability = Capability(31);
     /// `cap_setgid`, to change groups.

@@ -245,6 +245,8 @@ fn start(facts: &Facts, files: &mut Files<'_>, findings: &mut Vec<Finding>) -> R
         env_from: true,
         directory: facts.directory.clone(),
         user: User { name: Some("root".to_owned()), ..User::default() },
+        dac_override: true,
+        docker: true,
         mounts: Vec::new(),
     };
     let mut image = Image { files, users: &facts.users, target: facts.target.path.clone() };
@@ -268,7 +270,7 @@ fn start(facts: &Facts, files: &mut Files<'_>, findings: &mut Vec<Finding>) -> R
             Action::SetCapabilities(None) => {
                 ("cleared", "started as root, it may take the capabilities off with 'setcap -r'".to_owned())
             }
-            Action::ChangeOwner(command) | Action::Write(command) => {
+            Action::ChangeOwner { command, .. } | Action::Write(command) => {
                 ("cleared", format!("started as root, it may run '{command}', which takes the capability off"))
             }
             _ => continue,
@@ -302,6 +304,8 @@ fn healthcheck(facts: &Facts, files: &mut Files<'_>, findings: &mut Vec<Finding>
         env_from: false,
         directory: facts.directory.clone(),
         user: facts.users.resolve(&facts.user).unwrap_or_default(),
+        dac_override: true,
+        docker: true,
         mounts: Vec::new(),
     };
     let mut image = Image { files, users: &facts.users, target: facts.target.path.clone() };

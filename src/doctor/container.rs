@@ -23,6 +23,8 @@ pub struct Container {
     pub env_from: bool,
     /// Instead of the image's user: a number or a name, with a group perhaps (`USER` in the image config).
     pub user: Option<String>,
+    /// Supplementary groups beside those that the image gives the user, by number or name.
+    pub groups: Vec<String>,
     /// Whether the runtime refuses root (`runAsNonRoot`).
     pub run_as_non_root: bool,
     /// What the runtime leaves in the bounding set.

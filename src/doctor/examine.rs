@@ -329,11 +329,11 @@ fn tell(steps: &[Step], target: &[u8], indent: &str, lines: &mut Vec<String>) {
                 let text = text.clone().unwrap_or_else(|| "-r".to_owned());
                 lines.push(format!("{indent}{place} runs setcap {}", super::start::shown(&text)));
             }
-            Action::ChangeOtherOwner(_) => {}
+            Action::ChangeOtherOwner { .. } => {}
             Action::SetCapabilitiesOfLink(file) => {
                 lines.push(format!("{indent}{place} runs setcap on the link {file}"))
             }
-            Action::ChangeOwner(command) | Action::Write(command) => {
+            Action::ChangeOwner { command, .. } | Action::Write(command) => {
                 lines.push(format!("{indent}{place} runs {command}"))
             }
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::rc::Rc;
 
-use crate::archive::entry::Kind;
+use crate::archive::entry::{Entry, Kind};
 use crate::archive::path;
 use crate::doctor::start::script::{self, List, Trouble};
 use crate::error::{Error, Result};
@@ -81,8 +81,13 @@ impl<'a> Files<'a> {
 
     /// What is at `path`, symbolic links followed.
     pub(super) fn kind(&mut self, path: &str) -> Result<Option<Kind>> {
+        Ok(self.entry(path)?.map(|entry| entry.kind))
+    }
+
+    /// The metadata of what is at `path`, symbolic links followed.
+    pub(super) fn entry(&mut self, path: &str) -> Result<Option<Entry>> {
         match self.stack.entry(path.as_bytes()) {
-            Ok(entry) => Ok(Some(entry.kind)),
+            Ok(entry) => Ok(Some(entry)),
             Err(FindError::Layer(error)) => Err(error),
             Err(_) => Ok(None),
         }
@@ -90,11 +95,7 @@ impl<'a> Files<'a> {
 
     /// The real path of what is at `path`, without the slash in front.
     pub(super) fn real(&mut self, path: &str) -> Result<Option<Vec<u8>>> {
-        match self.stack.entry(path.as_bytes()) {
-            Ok(entry) => Ok(Some(entry.path)),
-            Err(FindError::Layer(error)) => Err(error),
-            Err(_) => Ok(None),
-        }
+        Ok(self.entry(path)?.map(|entry| entry.path))
     }
 
     /// The names in the directory at `path`, symbolic links to it followed; none if there is no directory.

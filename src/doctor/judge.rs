@@ -9,7 +9,7 @@ use super::outcome::{Cause, Outcome};
 use super::start::{Action, End, Image, Run, Start, UNKNOWN, Ways, follow, is_at_or_below};
 use super::users::User;
 use super::walk::{NODE_PORT_START, Walk};
-use crate::capability::Process;
+use crate::capability::{Capability, Process};
 use crate::error::Result;
 use crate::kong::listen;
 
@@ -56,7 +56,10 @@ fn argv(facts: &Facts, container: &Container) -> Vec<String> {
 /// Who it starts as, or what the runtime says instead of starting it.
 fn user(facts: &Facts, container: &Container) -> Result<User, String> {
     let text = container.user.as_deref().unwrap_or(&facts.user);
-    let user = facts.users.resolve(text)?;
+    let mut user = facts.users.resolve(text)?;
+    for group in &container.groups {
+        user.groups.push(facts.users.group(group)?);
+    }
     if container.run_as_non_root {
         let name = text.split(':').next().unwrap_or_default();
         if !name.is_empty() && name.parse::<u32>().is_err() {
@@ -100,6 +103,8 @@ pub(super) fn judge(
         env_from: container.env_from,
         directory: facts.directory.clone(),
         user,
+        dac_override: container.bounding.contains(Capability::DAC_OVERRIDE),
+        docker: container.docker,
         mounts: container.mounts.clone(),
         env,
     };

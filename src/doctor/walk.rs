@@ -243,26 +243,25 @@ impl Walk<'_> {
             Action::SetCapabilitiesOfLink(file) => {
                 return Err(failure(format!("Invalid file '{file}' for capability operation"), Cause::Link));
             }
-            Action::ChangeOwner(command) => {
-                if self.read_only || !process.effective.contains(Capability::CHOWN) {
+            Action::ChangeOwner { command, own } => {
+                if self.read_only || !(*own || process.effective.contains(Capability::CHOWN)) {
                     let words = if self.read_only { "Read-only file system" } else { "Operation not permitted" };
                     return Err(failure(format!("{command}: {words}"), Cause::NotPermitted));
                 }
                 clear(file, &step.place, command);
             }
-            // Owners may change nothing to what it is, and root is not the owner of what it gives away.
-            Action::ChangeOtherOwner(file) => {
-                let error = match (self.read_only, process.effective.contains(Capability::CHOWN)) {
+            Action::ChangeOtherOwner { path: file, own } => {
+                let error = match (self.read_only, *own || process.effective.contains(Capability::CHOWN)) {
                     (true, _) => "Read-only file system",
-                    (false, false) if process.euid == 0 => "Operation not permitted",
-                    _ => return Ok(()),
+                    (false, false) => "Operation not permitted",
+                    (false, true) => return Ok(()),
                 };
                 let error = format!("chown: changing ownership of '{file}': {error}");
                 return Err(failure(error, Cause::NotPermitted));
             }
             Action::Write(command) => {
                 let owner = self.target.entry.uid == u64::from(process.euid) && self.target.entry.mode & 0o200 != 0;
-                if self.read_only || !(process.euid == 0 || owner) {
+                if self.read_only || !(owner || process.effective.contains(Capability::DAC_OVERRIDE)) {
                     let words = if self.read_only { "Read-only file system" } else { "Permission denied" };
                     return Err(failure(format!("{command}: {words}"), Cause::NotPermitted));
                 }

@@ -15,6 +15,7 @@ fn container(name: &str, place: &str, host_network: bool) -> Container {
         env: Vec::new(),
         env_from: false,
         user: None,
+        groups: Vec::new(),
         run_as_non_root: false,
         bounding: DEFAULT_CAPABILITIES,
         no_new_privileges: false,

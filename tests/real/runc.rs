@@ -28,6 +28,8 @@ pub(crate) struct Container {
     pub(crate) process: Process,
     /// Otherwise the group of the user's number.
     pub(crate) gid: Option<u32>,
+    /// Supplementary groups.
+    pub(crate) groups: Vec<u32>,
     /// Otherwise the network is its own, without any interface that is up.
     pub(crate) host_network: bool,
     /// Like `net.ipv4.ip_unprivileged_port_start` and `0`; only for a network of its own.
@@ -122,7 +124,7 @@ impl Container {
         json!({
             "ociVersion": "1.0.2",
             "process": {
-                "user": {"uid": uid, "gid": self.gid.unwrap_or(uid)},
+                "user": {"uid": uid, "gid": self.gid.unwrap_or(uid), "additionalGids": self.groups},
                 "args": self.args,
                 "env": self.env,
                 "cwd": "/",

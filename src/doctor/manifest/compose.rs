@@ -151,6 +151,7 @@ impl Service<'_, '_> {
             env: self.environment(),
             env_from: self.tree.get("env_file").is_some(),
             user: self.text("user").filter(|user| !user.is_empty()),
+            groups: self.list("group_add"),
             run_as_non_root: false,
             bounding: security.docker_bounding(),
             no_new_privileges: self.no_new_privileges(),

@@ -180,6 +180,7 @@ fn read_container(
         "ephemeralContainers" => "ephemeral container",
         _ => "container",
     };
+    let groups = pod_context.map(groups).unwrap_or_default();
     let sysctls = pod_context.map(|context| maps(context, "sysctls")).unwrap_or_default();
     let start = sysctls.iter().rev().find(|sysctl| sysctl.text_at(&["name"]) == Some(UNPRIVILEGED_PORT_START));
     let mounts = maps(container, "volumeMounts");
@@ -205,6 +206,7 @@ fn read_container(
         env,
         env_from,
         user: security.user.clone(),
+        groups,
         run_as_non_root: security.run_as_non_root,
         bounding,
         no_new_privileges,
@@ -217,6 +219,12 @@ fn read_container(
         docker: false,
     };
     Ok((read, detail, security))
+}
+
+/// `supplementalGroups`, and `fsGroup`, which is one of the groups of every process too (core/v1, `PodSecurityContext`).
+fn groups(context: &Tree<'_>) -> Vec<String> {
+    let listed = context.get("supplementalGroups").map(Tree::items).unwrap_or_default();
+    listed.iter().chain(context.get("fsGroup")).filter_map(|group| Some(group.integer()?.to_string())).collect()
 }
 
 /// Hooks and probes that execute something.

@@ -180,6 +180,31 @@ impl Follower<'_, '_> {
         self.image.files.real(&path)
     }
 
+    /// The user and the group that `chown` (`OWNER:GROUP`) or `chgrp` is to give a file, as far as they are named; nothing if
+    /// that is not known.
+    fn owner(&self, name: &str, text: &str) -> Option<(Option<u32>, Option<u32>)> {
+        let (user, group) = match name {
+            "chgrp" => ("", Some(text)),
+            _ => text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group))),
+        };
+        let user = if user.is_empty() { None } else { Some(self.image.users.resolve(user).ok()?) };
+        let group = match group {
+            None => None,
+            // The login group.
+            Some("") => user.as_ref().map(|user| user.gid),
+            Some(group) => Some(self.image.users.group(group).ok()?),
+        };
+        Some((user.map(|user| user.uid), group))
+    }
+
+    /// Whether the user owns what is at this real path and may give it those without a capability: chown(2).
+    fn keeps(&mut self, real: &[u8], user: Option<u32>, group: Option<u32>) -> Result<bool> {
+        let Some(entry) = self.image.files.entry(&path::show(real))? else { return Ok(false) };
+        let is_own = entry.uid == u64::from(self.user.uid);
+        let keeps_group = |group: u32| u64::from(group) == entry.gid || self.user.is_in(u64::from(group));
+        Ok(is_own && user.is_none_or(|user| user == self.user.uid) && group.is_none_or(keeps_group))
+    }
+
     pub(super) fn is_target(&mut self, path: &str, env: &Env) -> Result<bool> {
         Ok(self.real(path, env)?.is_some_and(|real| real == self.image.target))
     }
@@ -223,13 +248,23 @@ impl Follower<'_, '_> {
                 let recursive =
                     options.iter().any(|o| *o == "--recursive" || (!o.starts_with("--") && o.contains('R')));
                 self.changed.extend(plain.iter().skip(1).map(|file| (*file).clone()));
+                let wanted = plain.first().and_then(|owner| self.owner(name, owner));
                 for file in plain.iter().skip(1) {
                     let Some(real) = self.real(file, env)? else { continue };
+                    let own = match &wanted {
+                        Some((user, group)) => self.keeps(&real, *user, *group)?,
+                        None => false,
+                    };
                     let above = real.is_empty() || path::is_below(&self.image.target, &real);
                     if real == self.image.target || (recursive && above) {
-                        self.step(place, fatal, Action::ChangeOwner(format!("{name} {}", args.join(" "))));
+                        let own = match &wanted {
+                            Some((user, group)) => self.keeps(&self.image.target.clone(), *user, *group)?,
+                            None => false,
+                        };
+                        let command = shown(&format!("{name} {}", args.join(" ")));
+                        self.step(place, fatal, Action::ChangeOwner { command, own });
                     } else if !self.start.mounts.iter().any(|mount| is_at_or_below(&path::show(&real), mount)) {
-                        self.step(place, fatal, Action::ChangeOtherOwner(shown(file)));
+                        self.step(place, fatal, Action::ChangeOtherOwner { path: shown(file), own });
                     }
                 }
                 Ok(true)

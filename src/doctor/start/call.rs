@@ -49,6 +49,9 @@ impl Follower<'_, '_> {
         let Some((path, file)) = self.image.files.program(path, &search, &env.directory)? else {
             return Ok(Flow::End(fails(place, &format!("{path}: No such file or directory"))));
         };
+        if !self.may_read(&path, &file) {
+            return Ok(Flow::End(fails(place, &format!("{path}: Permission denied"))));
+        }
         let Some(parsed) = self.image.files.script(&path, &file)? else {
             return Ok(Flow::End(unknown(place, format!("{path} is larger than {} KiB", files::MAX_TEXT >> 10))));
         };

@@ -236,7 +236,8 @@ impl Follower<'_, '_> {
             (Some(EntryKind::File | EntryKind::HardLink | EntryKind::Directory), "-S" | "-p" | "-b" | "-c") => {
                 Some(false)
             }
-            (Some(_), "-x") if !changed => self.image.files.file(&path)?.map(|file| self.may_execute(&file)),
+            (Some(_), "-x") if !changed => self.image.files.file(&path)?.map(|file| self.may_execute(&file, false)),
+            (Some(_), "-r") if !changed => self.image.files.file(&path)?.map(|file| self.may_read(&path, &file)),
             (Some(_), "-e") => Some(true),
             (Some(_), _) => None,
         })

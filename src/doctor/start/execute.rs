@@ -98,12 +98,15 @@ impl Follower<'_, '_> {
             return Ok(fails(place, &missing(name, place == self.start.place)));
         };
         let changed = self.changed.iter().any(|changed| is_at_or_below(&path, changed));
-        if !changed && !self.may_execute(&program) {
+        let is_first = self.depth == 1 && !self.start.docker;
+        if !changed && !self.may_execute(&program, is_first) {
             return Ok(fails(
                 place,
-                &match place == self.start.place {
-                    true => format!("exec: \"{name}\": permission denied"),
-                    false => format!("{path}: Permission denied"),
+                // runc looks for it as root first.
+                &match (place == self.start.place, program.entry.mode & 0o111) {
+                    (true, 0) => format!("exec: \"{name}\": permission denied"),
+                    (true, _) => format!("exec {path}: permission denied"),
+                    (false, _) => format!("{path}: Permission denied"),
                 },
             ));
         }
@@ -137,11 +140,24 @@ impl Follower<'_, '_> {
         Some(unknown(place, format!("{name} comes from {mount}, where something else than the image is mounted")))
     }
 
-    /// Whether the user may execute it where it is: path_resolution(7).
-    pub(super) fn may_execute(&self, program: &Found) -> bool {
-        let above = program.parents.iter().map(|parent| &parent.entry);
+    /// Whether the user may execute it where it is: path_resolution(7). `is_first` if a runtime does so that leaves the
+    /// capabilities of the container in effect until then.
+    pub(super) fn may_execute(&self, program: &Found, is_first: bool) -> bool {
         let may = |entry: &Entry| self.user.may_execute(entry.uid, entry.gid, entry.mode);
-        may(&program.entry) && (self.user.uid == 0 || above.into_iter().all(may))
+        match self.start.dac_override && (is_first || self.user.uid == 0) {
+            true => program.entry.mode & 0o111 != 0,
+            false => may(&program.entry) && program.parents.iter().all(|parent| may(&parent.entry)),
+        }
+    }
+
+    /// Whether the user may read it where it is, as the interpreter of a script has to.
+    pub(super) fn may_read(&self, path: &str, file: &Found) -> bool {
+        let entry = &file.entry;
+        let may_search = |entry: &Entry| self.user.may_execute(entry.uid, entry.gid, entry.mode);
+        (self.start.dac_override && self.user.uid == 0)
+            || self.changed.iter().any(|changed| is_at_or_below(path, changed))
+            || (self.user.may_read(entry.uid, entry.gid, entry.mode)
+                && file.parents.iter().all(|parent| may_search(&parent.entry)))
     }
 
     /// What a program does that executes another one.
@@ -153,7 +169,8 @@ impl Follower<'_, '_> {
             (name, args) = (applet.clone(), rest);
         }
         if is_shell(&name) {
-            return self.shell(path, args, env, place);
+            let called = argv.first().map_or(path, String::as_str);
+            return self.shell(path, called, args, env, place);
         }
         if self.touch(&name, args, env, place, false)? {
             return Ok(runs(program));
@@ -206,7 +223,7 @@ impl Follower<'_, '_> {
     }
 
     /// `sh` with its arguments.
-    fn shell(&mut self, path: &str, args: &[String], env: &mut Env, place: &str) -> Result<End> {
+    fn shell(&mut self, path: &str, called: &str, args: &[String], env: &mut Env, place: &str) -> Result<End> {
         let mut frame = Frame::new(path, place);
         let mut at = 0;
         let mut text = None;
@@ -247,6 +264,10 @@ impl Follower<'_, '_> {
         let found = self.image.files.program(&format!("./{first}"), "", &env.directory);
         let found = if first.starts_with('/') { self.image.files.program(first, "", "/") } else { found };
         match found? {
+            Some((script, file)) if !self.may_read(&script, &file) => {
+                let shell = self.image.files.real(path)?.map(|real| path::show(&real)).unwrap_or_default();
+                Ok(fails(place, &unreadable(called, base(&shell), first)))
+            }
             Some((script, file)) => self.run_script(&script, &file, rest, env, place),
             None if self.made.iter().any(|file| is_at_or_below(first, file)) => Ok(made(place, first)),
             None => Ok(fails(place, &format!("{first}: No such file or directory"))),
@@ -279,8 +300,15 @@ impl Follower<'_, '_> {
             return Ok(fails(place, &error));
         };
         if is_shell(base(interpreter)) {
+            let shell = base(&path::show(&program.path)).to_owned();
             self.step(place, true, Action::Exec { shown: path.to_owned(), program });
+            if !self.may_read(path, script) {
+                return Ok(fails(place, &unreadable(interpreter, &shell, path)));
+            }
             return self.run_script(path, script, argv, env, place);
+        }
+        if !self.may_read(path, script) {
+            return Ok(fails(place, &format!("{interpreter}: cannot open {path}: Permission denied")));
         }
         let mut command = vec![at];
         command.extend((!option.is_empty()).then(|| option.to_owned()));
@@ -345,6 +373,15 @@ fn missing(name: &str, by_runtime: bool) -> String {
 /// Whether a variable says where Kong listens, and is none of those that are given anew.
 fn is_setting(name: &str, given: &[(String, String)]) -> bool {
     name.starts_with("KONG_") && name.ends_with("_LISTEN") && !given.iter().any(|(other, _)| other == name)
+}
+
+/// What a shell says to a script that it may not read; `real` is what it is called itself.
+fn unreadable(shell: &str, real: &str, script: &str) -> String {
+    match real {
+        "dash" => format!("{shell}: 0: cannot open {script}: Permission denied"),
+        "busybox" => format!("{shell}: can't open '{script}': Permission denied"),
+        _ => format!("{shell}: {script}: Permission denied"),
+    }
 }
 
 fn is_shell(name: &str) -> bool {

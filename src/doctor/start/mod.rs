@@ -57,10 +57,11 @@ pub(in crate::doctor) enum Action {
     SetCapabilities(Option<String>),
     /// setcap(8) on a symbolic link to the program: as it is written.
     SetCapabilitiesOfLink(String),
-    /// chown(1) on the program, or on a directory above it and all that is in it.
-    ChangeOwner(String),
+    /// chown(1) on the program, or on a directory above it and all that is in it; `own` if it is the owner's, and stays so
+    /// (chown(2)).
+    ChangeOwner { command: String, own: bool },
     /// chown(1) on something else that the image has at this path.
-    ChangeOtherOwner(String),
+    ChangeOtherOwner { path: String, own: bool },
     /// The program is written, or replaced.
     Write(String),
 }
@@ -98,6 +99,10 @@ pub(in crate::doctor) struct Start {
     pub env_from: bool,
     pub directory: String,
     pub user: User,
+    /// Whether root may do what the permissions of files forbid (`CAP_DAC_OVERRIDE`).
+    pub dac_override: bool,
+    /// Whether Docker's engine runs it; others give the first program that capability whoever the user is.
+    pub docker: bool,
     /// Paths below which other files than the image's may be.
     pub mounts: Vec<String>,
 }

@@ -65,6 +65,8 @@ fn runs(scripts: &[(&str, &str)], argv: &[&str], user: &str, env: &[(&str, &str)
         env_from: false,
         directory: "/".to_owned(),
         user: users.resolve(user).unwrap(),
+        dac_override: true,
+        docker: true,
         mounts: vec!["/mnt".to_owned()],
     };
     let mut image = Image { files: &mut files, users: &users, target: NGINX.as_bytes()[1..].to_vec() };
@@ -82,8 +84,8 @@ fn short(run: &Run) -> String {
                 Action::Child { steps: inner, .. } => format!("{at}[{}]", all(inner).join(" ")),
                 Action::SetCapabilities(text) => format!("{at}cap {}", text.as_deref().map_or("-", |text| text)),
                 Action::SetCapabilitiesOfLink(_) => format!("{at}link"),
-                Action::ChangeOwner(_) => format!("{at}own"),
-                Action::ChangeOtherOwner(_) => format!("{at}other"),
+                Action::ChangeOwner { .. } => format!("{at}own"),
+                Action::ChangeOtherOwner { .. } => format!("{at}other"),
                 Action::Write(_) => format!("{at}write"),
             }
         };

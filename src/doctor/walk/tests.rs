@@ -33,7 +33,8 @@ fn outcome(actions: &[Action], dropped: &[Capability], read_only: bool) -> Strin
 #[test]
 fn what_is_done_as_root_needs_its_capabilities() {
     let user = || Action::User(User { uid: 1000, name: Some("kong".to_owned()), ..User::default() });
-    let own = || Action::ChangeOtherOwner("/usr/local/kong".to_owned());
+    let other = |own| Action::ChangeOtherOwner { path: "/usr/local/kong".to_owned(), own };
+    let own = || other(false);
     let set = || Action::SetCapabilities(Some("cap_net_raw=+ep".to_owned()));
     let (chown, setgid, setuid) = (Capability::CHOWN, Capability::SETGID, Capability::SETUID);
     let refused = "starts, and cannot bind 80: bind() to 0.0.0.0:80 failed (13: Permission denied)";
@@ -70,7 +71,13 @@ fn what_is_done_as_root_needs_its_capabilities() {
             true,
             "/start:1: chown: changing ownership of '/usr/local/kong': Read-only file system",
         ),
-        (&[user(), own()], &[], false, refused),
+        (&[user(), other(true)], &[], false, refused),
+        (
+            &[user(), own()],
+            &[],
+            false,
+            "/start:1: chown: changing ownership of '/usr/local/kong': Operation not permitted",
+        ),
         (
             &[set()],
             &[],

@@ -1,7 +1,7 @@
 //! Images that start as those of Kong do, each with its root file system.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
@@ -10,6 +10,37 @@ use tempfile::TempDir;
 
 use crate::image::{self, sha256, text};
 use crate::tools::{self, capatch};
+
+/// The program by its path, in the place of `NGINX`.
+const NGINX: &str = "/usr/local/openresty/nginx/sbin/nginx";
+
+/// Start scripts that are told apart by who may do what with them.
+const SCRIPTS: [(&str, &str, u32, (u32, u32)); 7] = [
+    (
+        "scripts/own.sh",
+        "#!/bin/sh\nset -e\nchown kong NGINX\nexec NGINX -p /tmp -c /etc/kong/nginx.conf\n",
+        0o755,
+        (0, 0),
+    ),
+    ("scripts/unreadable.sh", "#!/bin/sh\nexec NGINX -p /tmp -c /etc/kong/nginx.conf\n", 0o711, (0, 0)),
+    ("scripts/unreadable.bash", "#!/bin/bash\nexec NGINX -p /tmp -c /etc/kong/nginx.conf\n", 0o711, (0, 0)),
+    ("scripts/owner.sh", "#!/bin/sh\nexec NGINX -p /tmp -c /etc/kong/nginx.conf\n", 0o700, (1000, 1000)),
+    ("scripts/group.sh", "#!/bin/sh\nexec NGINX -p /tmp -c /etc/kong/nginx.conf\n", 0o750, (0, 4711)),
+    (
+        "scripts/directory.sh",
+        "#!/bin/sh
+find /scripts/start.d/ -follow -type f -print | sort -V | while read -r f; do
+    case \"$f\" in
+        *.sh) if [ -x \"$f\" ]; then \"$f\"; fi ;;
+    esac
+done
+exec su-exec kong NGINX -p /tmp -c /etc/kong/nginx.conf
+",
+        0o755,
+        (0, 0),
+    ),
+    ("scripts/start.d/10-own.sh", "#!/bin/sh\nchown 0:0 NGINX\n", 0o755, (0, 0)),
+];
 
 /// An image in a layout.
 pub(super) struct Image {
@@ -91,6 +122,10 @@ impl Images {
         write("etc/kong/nginx.conf", &fs::read(sources.join("nginx.conf")).unwrap(), 0o644);
         write("etc/kong/cert.pem", cert.pem().as_bytes(), 0o644);
         write("etc/kong/key.pem", signing_key.serialize_pem().as_bytes(), 0o644);
+        for (path, content, mode, (user, group)) in SCRIPTS {
+            write(path, content.replace("NGINX", NGINX).as_bytes(), mode);
+            chown(tree.join(path), Some(user), Some(group)).unwrap();
+        }
         symlink("../openresty/bin/resty", tree.join("usr/local/bin/resty")).unwrap();
         if user.is_empty() {
             let mut gcc = tools::command("gcc");
@@ -99,7 +134,8 @@ impl Images {
         }
         let (tar, gzip) = (self.path("layer.tar"), self.path("layer.tar.gz"));
         // Without directories: those of the image stay as they are.
-        let pack = "find * ! -type d -print0 | tar --create --null --no-recursion --owner=0 --group=0 --files-from=- --file=\"$1\"
+        let pack =
+            "find * ! -type d -print0 | tar --create --null --no-recursion --numeric-owner --files-from=- --file=\"$1\"
             gzip --fast --keep \"$1\"";
         tools::run(tools::command("sh").args(["-ec", pack, "sh"]).arg(&tar).current_dir(&tree));
         let (mut manifest, mut config) = (image::manifest(), image::config());
