@@ -171,3 +171,52 @@ fn kinds_that_are_not_known_are_said() {
     let file = patched.write(&service);
     fails(5, &["manifest.yaml:5", "Service is no kind"], ["doctor", &patched.image(), "-f", &file]);
 }
+
+/// What comes from a ConfigMap or Secret that is not among the files is not taken for the default.
+#[test]
+fn variables_from_elsewhere_leave_the_ports_open() {
+    let pod = |more: &str| {
+        format!(
+            "kind: DaemonSet\nmetadata: {{name: kong}}\nspec:\n  template:\n    spec:\n      hostNetwork: true\n      dnsPolicy: ClusterFirstWithHostNet\n      containers:\n      - name: kong\n        image: kong:3.9\n        {more}\n"
+        )
+    };
+    let config = "---\nkind: ConfigMap\nmetadata: {name: kong}\ndata: {KONG_PROXY_LISTEN: '0.0.0.0:80'}\n";
+    let unseen = "cannot be told, for the value of KONG_PROXY_LISTEN cannot be seen from here: with its default it starts and binds 8000 and 8443 as uid 1000; with low ports it starts, and cannot bind 80 and 443: bind() to 0.0.0.0:80 failed (13: Permission denied)";
+    let denied = "starts, and cannot bind 80: bind() to 0.0.0.0:80 failed (13: Permission denied)";
+    let from = "envFrom: [{configMapRef: {name: kong}}]";
+    let patched = Patched::new();
+    for (text, code, verdict) in [
+        (pod(from), 0, unseen),
+        (pod("env: [{name: KONG_PROXY_LISTEN, valueFrom: {secretKeyRef: {name: kong, key: listen}}}]"), 0, unseen),
+        (format!("{}{config}", pod(from)), 8, denied),
+        (
+            pod(&format!("{from}\n        env: [{{name: KONG_PROXY_LISTEN, value: '0.0.0.0:8000'}}]")),
+            0,
+            "starts and binds 8000 as uid 1000",
+        ),
+        ("services:\n  kong: {image: 'kong:3.9', network_mode: host, env_file: x.env}\n".to_owned(), 0, unseen),
+        (
+            pod(&format!(
+                "{from}\n        command: [sh, -c, 'exec $(NAME) docker-start']\n        env: [{{name: NAME, valueFrom: {{secretKeyRef: {{name: kong, key: name}}}}}}]"
+            )),
+            0,
+            "cannot be told: manifest.yaml:9: what /bin/sh -c does is known only when it runs",
+        ),
+        (
+            pod("").replace("      hostNetwork", "      os: {name: windows}\n      hostNetwork"),
+            8,
+            "will not start: no matching manifest for windows/amd64 in the manifest list entries",
+        ),
+        (
+            pod("securityContext: {runAsUser: 2147483648}"),
+            8,
+            "will not start: uids and gids must be in range 0-2147483647",
+        ),
+    ] {
+        let file = patched.write(&text);
+        let run = run(["doctor", &format!("oci:{}", testdata("kong")), "--json", "-f", &file]);
+        let said = run.json();
+        let verdict_there = said["images"][0]["verdict"].as_str().unwrap().replace(&file, "manifest.yaml");
+        assert_eq!((run.code, &*verdict_there), (code, verdict), "{text}");
+    }
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::dynamic::dynamic;
 use super::facts::{self, Facts};
 use super::files::Files;
-use super::judge::ASSUMED_PORT;
+use super::judge::{ASSUMED_PORT, LOW_PORTS};
 use super::start::{Action, End, Image, Start, Step, follow, is_at_or_below};
 use super::users::User;
 use super::walk::NODE_PORT_START;
@@ -222,7 +222,7 @@ fn listen(facts: &Facts, findings: &mut Vec<Finding>) {
         findings.push(breaks("file-conflict", variable, what, "entry points of Kong since 2.5.1 stop there"));
     }
     if !listen.ports.iter().any(|port| *port < NODE_PORT_START) && !listen.ports.is_empty() {
-        let low = low_ports(&listen.value).unwrap_or_else(|_| "0.0.0.0:80, 0.0.0.0:443 ssl".to_owned());
+        let low = low_ports(&listen.value).unwrap_or_else(|_| LOW_PORTS.to_owned());
         let what =
             format!("it listens on {} unless {variable} says something else", super::outcome::and_list(&listen.ports));
         let why = if listen.set { "that is what the image sets" } else { "that is the default of its version" };

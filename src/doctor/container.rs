@@ -39,6 +39,8 @@ pub struct Container {
     pub user_namespace: bool,
     /// `net.ipv4.ip_unprivileged_port_start` if the manifest sets it, or the engine that it is written for (Docker: 0).
     pub unprivileged_port_start: Option<u16>,
+    /// Whether it is for nodes that run Windows.
+    pub windows: bool,
     /// Paths at which something else than the image is mounted.
     pub mounts: Vec<String>,
     /// What is executed in it beside its main process: probes and hooks.

@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::container::{Container, Role, Variable};
 use super::facts::{Facts, Listen};
 use super::files::{Files, Open};
-use super::judge::{Judged, judge};
-use super::manifest::Found;
+use super::judge::{Judged, LOW_PORTS, judge};
+use super::manifest::{Detail, Found};
 use super::outcome::Outcome;
 use super::start::{Action, End, Run, Step};
 use super::walk::NODE_PORT_START;
@@ -127,7 +127,8 @@ fn examine_files(
         }
         // Of the standard ways only the first is what people are taken to want.
         if !standard || at == 0 {
-            let findings = of_container(&facts, options, &container, &judged);
+            let detail = manifests.and_then(|found| found.details.get(at));
+            let findings = of_container(&facts, options, &container, detail, &judged);
             let reasons = manifests.map(|found| found.reasons(at)).unwrap_or_default();
             found.extend(findings.into_iter().map(|finding| with_reason(finding, &reasons)));
         }
@@ -231,17 +232,23 @@ fn with_low_ports(facts: &Facts, mut container: Container) -> Container {
     if let (Some(variable), None) = (&listen.variable, &listen.error)
         && !listen.ports.iter().any(|port| *port < NODE_PORT_START)
     {
-        let value = low_ports(&listen.value).unwrap_or_else(|_| "0.0.0.0:80, 0.0.0.0:443 ssl".to_owned());
+        let value = low_ports(&listen.value).unwrap_or_else(|_| LOW_PORTS.to_owned());
         container.env.push(Variable { place: container.place.clone(), name: variable.clone(), value: Some(value) });
     }
     container
 }
 
-fn of_container(facts: &Facts, options: &Options, container: &Container, judged: &Judged) -> Vec<Finding> {
+fn of_container(
+    facts: &Facts,
+    options: &Options,
+    container: &Container,
+    detail: Option<&Detail>,
+    judged: &Judged,
+) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
-    found.extend(findings::of_outcome(facts, &options.image, container, &judged.outcome));
+    found.extend(findings::of_outcome(facts, &options.image, container, detail, &judged.outcome));
     for (command, outcome) in &judged.broken {
-        if let Some(finding) = findings::of_outcome(facts, &options.image, container, outcome) {
+        if let Some(finding) = findings::of_outcome(facts, &options.image, container, detail, outcome) {
             let what = format!("{}: {}", command.what, finding.what);
             found.push(Finding { what, place: command.place.clone(), ..finding });
         }

@@ -2,18 +2,24 @@
 
 use super::container::{Container, Role};
 use super::facts::Facts;
+use super::fix::Mend;
+use super::judge::LOW_PORTS;
+use super::manifest::Detail;
 use super::outcome::{Cause, Outcome, and_list};
 use super::{Finding, Level};
 
-/// The container's `securityContext` with which a patched Kong has its ports.
-const WORKS: &str = "securityContext:
-  allowPrivilegeEscalation: true
-  capabilities:
-    drop: [ALL]
-    add: [NET_BIND_SERVICE]";
-
-/// What is wrong with a container of `image`; nothing if it does what it should.
-pub(super) fn of_outcome(facts: &Facts, image: &str, container: &Container, outcome: &Outcome) -> Option<Finding> {
+/// What is wrong with a container of `image`, which a manifest may describe; nothing if it does what it should.
+pub(super) fn of_outcome(
+    facts: &Facts,
+    image: &str,
+    container: &Container,
+    detail: Option<&Detail>,
+    outcome: &Outcome,
+) -> Option<Finding> {
+    let explain = |cause| {
+        let (code, why, mend) = explain(facts, image, container, cause);
+        (code, why, mend.map(|mend| mend.text(detail)))
+    };
     let place = |in_image: &str| match container.image.is_empty() {
         true => in_image.to_owned(),
         false => container.place.clone(),
@@ -21,12 +27,14 @@ pub(super) fn of_outcome(facts: &Facts, image: &str, container: &Container, outc
     let path = facts.path();
     match outcome {
         Outcome::CannotBind { ports, error, cause, .. } => {
-            let (code, why, fix) = explain(facts, image, container, cause);
+            let (code, why, fix) = explain(cause);
             let what = format!("it starts, and cannot bind {}: {error}", and_list(ports));
             Some(Finding { code, level: Level::Breaks, place: place(&path), what, why, fix })
         }
+        // It is said where the manifest says it.
+        Outcome::CannotStart { cause: Cause::Platform, .. } => None,
         Outcome::CannotStart { place: at, error, cause } => {
-            let (code, why, fix) = explain(facts, image, container, cause);
+            let (code, why, fix) = explain(cause);
             let (what, at) = (format!("it does not start: {error}"), place(at));
             Some(Finding { code, level: Level::Breaks, place: at, what, why, fix })
         }
@@ -46,6 +54,14 @@ pub(super) fn of_outcome(facts: &Facts, image: &str, container: &Container, outc
             why: "its capability counts for the program alone that has it; what this one executes is not looked into".to_owned(),
             fix: Some("name the program that binds the ports with --file".to_owned()).filter(|_| *program != path),
         }),
+        Outcome::Unseen { variable, .. } => Some(Finding {
+            code: "listen-unseen",
+            level: Level::Warning,
+            place: place(variable),
+            what: format!("{outcome}"),
+            why: "it comes from a ConfigMap, a Secret or a file that is not among the manifests".to_owned(),
+            fix: Some(format!("give the ConfigMap with -f too, or write the variable out:\n{}", written(container, variable))),
+        }),
         Outcome::Unknown { place: at, why } => Some(Finding {
             code: "not-followed",
             level: Level::Warning,
@@ -60,8 +76,16 @@ pub(super) fn of_outcome(facts: &Facts, image: &str, container: &Container, outc
     }
 }
 
+/// A variable with which it has its low ports, as the manifest would say it.
+fn written(container: &Container, variable: &str) -> String {
+    match container.docker {
+        true => format!("environment:\n  {variable}: {LOW_PORTS}"),
+        false => format!("env:\n- name: {variable}\n  value: {LOW_PORTS}"),
+    }
+}
+
 /// A stable name, the reason, and what mends it.
-fn explain(facts: &Facts, image: &str, container: &Container, cause: &Cause) -> (&'static str, String, Option<String>) {
+fn explain(facts: &Facts, image: &str, container: &Container, cause: &Cause) -> (&'static str, String, Option<Mend>) {
     let path = facts.path();
     let file = if facts.profile.files.first().is_some_and(|paths| paths.contains(&facts.asked.as_str())) {
         String::new()
@@ -71,9 +95,9 @@ fn explain(facts: &Facts, image: &str, container: &Container, cause: &Cause) -> 
     let profile =
         if facts.profile.name == "kong" { String::new() } else { format!(" --profile {}", facts.profile.name) };
     let patch = |options: &str| {
-        Some(format!("capatch patch {} {}{options}{profile}{file}", shell_word(image), shell_word(&destination(image))))
+        let (image, destination) = (shell_word(image), shell_word(&destination(image)));
+        Some(Mend::Command(format!("capatch patch {image} {destination}{options}{profile}{file}")))
     };
-    let yaml = |text: &str| Some(text.to_owned());
     match cause {
         Cause::NoCapability => (
             "no-capability",
@@ -103,76 +127,70 @@ fn explain(facts: &Facts, image: &str, container: &Container, cause: &Cause) -> 
                 "the value of security.capability on {path} is none that Linux stores, so nobody can unpack the image"
             ),
             // Each layer is unpacked, also below one that replaces the file.
-            Some(
+            Some(Mend::Command(
                 "build the layer that brings it anew; one more on top does not help, since each is unpacked".to_owned(),
-            ),
+            )),
         ),
         Cause::BoundingSet { missing } => (
             "bounding-set",
             format!(
                 "the container may not have {missing}, and the kernel executes no file whose capabilities it cannot give"
             ),
-            yaml(&format!(
-                "securityContext:\n  capabilities:\n    drop: [ALL]\n    add: [{}]",
-                missing.replace("cap_", "").replace(',', ", ").to_uppercase()
-            )),
+            Some(Mend::Capabilities(missing.replace("cap_", "").replace(',', ", ").to_uppercase())),
         ),
         Cause::NoNewPrivileges => (
             "no-new-privileges",
             format!(
                 "with allowPrivilegeEscalation: false (no-new-privileges) the kernel gives {path} none of its capabilities"
             ),
-            yaml(WORKS),
+            Some(Mend::Capabilities("NET_BIND_SERVICE".to_owned())),
         ),
         Cause::UserNamespace => (
             "user-namespace",
             "capabilities of a user namespace do not count in the network of the node".to_owned(),
-            yaml("hostUsers: true"),
+            Some(Mend::HostUsers),
         ),
         Cause::Overwritten { place, has } => (
             "overwritten",
             format!("{place} runs setcap, which puts {has} on {path} in place of what it has"),
-            yaml("securityContext:\n  runAsUser: 1000\n  runAsNonRoot: true"),
+            Some(Mend::User),
         ),
-        Cause::Cleared { place, command } => (
-            "cleared",
-            format!("{place} runs '{command}', which takes the capabilities off {path}"),
-            yaml("securityContext:\n  runAsUser: 1000\n  runAsNonRoot: true"),
-        ),
+        Cause::Cleared { place, command } => {
+            ("cleared", format!("{place} runs '{command}', which takes the capabilities off {path}"), Some(Mend::User))
+        }
         Cause::Link => {
             ("symbolic-link", format!("setcap(8) refuses symbolic links; the program itself is {path}"), patch(""))
         }
         Cause::NotPermitted => (
             "not-permitted",
             "the container lacks the capabilities for what is done in it as root".to_owned(),
-            yaml("securityContext:\n  runAsUser: 1000\n  runAsNonRoot: true"),
+            Some(Mend::User),
         ),
         Cause::ReadOnly { prefix } => (
             "read-only-prefix",
             format!(
                 "the root file system cannot be written, and Kong writes its configuration into {prefix} when it starts"
             ),
-            yaml(&format!(
-                "volumeMounts:\n- name: prefix\n  mountPath: {prefix}  # with volumes: [{{name: prefix, emptyDir: {{}}}}] in the pod"
-            )),
+            Some(Mend::Writable(prefix.clone())),
         ),
         Cause::Missing => (
             "not-executable",
             "what is to be executed is not there, is no program, or not one that its user may execute".to_owned(),
             None,
         ),
+        Cause::Platform => ("windows", "capabilities of files are of Linux".to_owned(), None),
         Cause::Listen => {
             ("listen-value", "Kong refuses to start with a listen value that it does not understand".to_owned(), None)
         }
         Cause::User if container.run_as_non_root => (
             "user",
             "runAsNonRoot is checked against a number, and the image has a name or root".to_owned(),
-            yaml("securityContext:\n  runAsUser: 1000"),
+            Some(Mend::User),
         ),
         Cause::User => (
             "user",
             "a user or group that is written by name has to be in /etc/passwd or /etc/group of the image".to_owned(),
-            yaml("securityContext:\n  runAsUser: 1000"),
+            Some(Mend::User),
         ),
     }
 }

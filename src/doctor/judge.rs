@@ -12,10 +12,14 @@ use super::walk::{NODE_PORT_START, Walk};
 use crate::capability::{Capability, Process};
 use crate::error::Result;
 use crate::kong::listen;
+use crate::kong::ports::low_ports;
 
 /// Listen variables beside the profile's own; only ports below 1024 in them matter.
 const OTHER_LISTENERS: [&str; 5] =
     ["KONG_ADMIN_LISTEN", "KONG_STREAM_LISTEN", "KONG_STATUS_LISTEN", "KONG_ADMIN_GUI_LISTEN", "KONG_CLUSTER_LISTEN"];
+
+/// Where Kong is to listen that has the low ports.
+pub(super) const LOW_PORTS: &str = "0.0.0.0:80, 0.0.0.0:443 ssl";
 
 /// What a program is asked about of which nobody says where it listens.
 pub(super) const ASSUMED_PORT: u16 = 80;
@@ -90,6 +94,11 @@ pub(super) fn judge(
         let outcome = Outcome::CannotStart { place: facts.path(), error, cause: Cause::Malformed };
         return Ok(Judged { outcome, runs: Vec::new(), more: false, may_end: None, broken: Vec::new() });
     }
+    if container.windows {
+        let error = "no matching manifest for windows/amd64 in the manifest list entries".to_owned();
+        let outcome = Outcome::CannotStart { place: container.place.clone(), error, cause: Cause::Platform };
+        return Ok(Judged { outcome, runs: Vec::new(), more: false, may_end: None, broken: Vec::new() });
+    }
     let user = match user(facts, container) {
         Ok(user) => user,
         Err(error) => {
@@ -108,7 +117,20 @@ pub(super) fn judge(
         mounts: container.mounts.clone(),
         env,
     };
-    let (outcome, (runs, more), may_end) = outcome(facts, files, followed, container, &start, &listen)?;
+    let mut judge = |listen: &Listen| outcome(facts, files, followed, container, &start, listen);
+    let (mut outcome, (runs, more), may_end);
+    match unseen(container, &listen) {
+        None => (outcome, (runs, more), may_end) = judge(&listen)?,
+        Some(variable) => {
+            let (default, low) = both(facts, &start.env, variable);
+            (outcome, (runs, more), may_end) = judge(&default)?;
+            let (with_low, ..) = judge(&low)?;
+            if outcome != with_low {
+                let (default, low) = (outcome.to_string(), with_low.to_string());
+                outcome = Outcome::Unseen { variable: variable.to_owned(), default, low };
+            }
+        }
+    }
     let mut broken = Vec::new();
     for command in &container.commands {
         let start = Start { place: command.place.clone(), argv: command.argv.clone(), ..start.clone() };
@@ -118,6 +140,28 @@ pub(super) fn judge(
         }
     }
     Ok(Judged { outcome, runs, more, may_end, broken })
+}
+
+/// The variable that says where it listens, if its value comes from somewhere that is not among what was read.
+fn unseen<'l>(container: &Container, listen: &'l Listen) -> Option<&'l str> {
+    let variable = listen.variable.as_deref()?;
+    match container.env.iter().rev().find(|one| one.name == variable) {
+        Some(one) => one.value.is_none(),
+        None => container.env_from,
+    }
+    .then_some(variable)
+}
+
+/// Where it listens without a variable, and with low ports in it.
+fn both(facts: &Facts, env: &BTreeMap<String, String>, variable: &str) -> (Listen, Listen) {
+    let mut env = env.clone();
+    env.remove(variable);
+    env.extend(facts.env.get_key_value(variable).map(|(name, value)| (name.clone(), value.clone())));
+    let default = facts.listen(&env);
+    let value = low_ports(&default.value).unwrap_or_else(|_| LOW_PORTS.to_owned());
+    env.insert(variable.to_owned(), value);
+    let low = facts.listen(&env);
+    (default, low)
 }
 
 /// What becomes of a start.

@@ -55,6 +55,15 @@ pub enum Outcome {
         #[serde(rename = "at")]
         place: String,
     },
+    /// It depends on where it is to listen, which a variable says whose value is not among what was read.
+    Unseen {
+        /// The variable.
+        variable: String,
+        /// What becomes of it without the variable.
+        default: String,
+        /// What becomes of it with ports below 1024.
+        low: String,
+    },
     /// It cannot be told.
     Unknown {
         /// `/script:LINE`
@@ -124,6 +133,8 @@ pub enum Cause {
     Missing,
     /// The user is not there, or must not be root.
     User,
+    /// The nodes run another system.
+    Platform,
     /// Kong does not understand where it is to listen.
     Listen,
 }
@@ -183,6 +194,11 @@ impl fmt::Display for Outcome {
             Outcome::CannotStart { error, .. } => write!(f, "will not start: {error}"),
             Outcome::DoesNotServe { program } => write!(f, "executes {program} and does not serve"),
             Outcome::Ends { place } => write!(f, "ends at {place} without starting the program"),
+            Outcome::Unseen { variable, default, low } => write!(
+                f,
+                "cannot be told, for the value of {variable} cannot be seen from here: with its default it {default}; with low ports \
+                 it {low}"
+            ),
             Outcome::Unknown { place, why } => write!(f, "cannot be told: {place}: {why}"),
         }
     }

@@ -366,7 +366,8 @@ impl<'a> Pair<'a> {
         if self.container.role != Role::Init || !self.container.host_network || !starts {
             return None;
         }
-        let ports = Self::ports_text(&self.listeners()?);
+        let listeners = self.listeners().filter(|listeners| !listeners.is_empty())?;
+        let ports = Self::ports_text(&listeners);
         Some(Finding {
             code: "init-binds-node-ports",
             level: Level::Warning,

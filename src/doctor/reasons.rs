@@ -87,6 +87,11 @@ fn mended(container: &Container, detail: &Detail) -> String {
     let mut add: Vec<&str> = detail.add.iter().filter(|name| !is_bind(name)).map(String::as_str).collect();
     add.push("NET_BIND_SERVICE");
     let (drop, add) = (list(&drop), list(&add));
+    let is_root = container
+        .user
+        .as_deref()
+        .and_then(|user| user.split(':').next())
+        .is_some_and(|user| matches!(user, "0" | "root"));
     let mut lines = Vec::new();
     match detail.format {
         Format::Kubernetes | Format::Values => {
@@ -94,16 +99,21 @@ fn mended(container: &Container, detail: &Detail) -> String {
             lines.push(format!("{key}:"));
             lines.push("  allowPrivilegeEscalation: true".to_owned());
             lines.push("  capabilities:".to_owned());
-            if drop != "[]" {
+            if !detail.drop.is_empty() {
                 lines.push(format!("    drop: {drop}"));
             }
             lines.push(format!("    add: {add}"));
+            // Root needs more than that.
+            if is_root {
+                lines.extend(["  runAsUser: 1000".to_owned(), "  runAsNonRoot: true".to_owned()]);
+            }
         }
         Format::Compose => {
-            if drop != "[]" {
+            if !detail.drop.is_empty() {
                 lines.push(format!("cap_drop: {drop}"));
             }
             lines.push(format!("cap_add: {add}"));
+            lines.extend(is_root.then(|| "user: \"1000\"".to_owned()));
             if container.no_new_privileges {
                 lines.push("security_opt: [\"no-new-privileges:false\"]".to_owned());
             }

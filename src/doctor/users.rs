@@ -41,7 +41,10 @@ impl Users {
         let by_name = self.group.iter().find(|fields| fields.first().is_some_and(|name| name == group));
         let number = by_name.and_then(|fields| fields.get(2)?.parse().ok());
         let number = number.or_else(|| group.parse().ok());
-        number.ok_or_else(|| format!("unable to find group {group}: no matching entries in group file"))
+        number
+            .map(in_range)
+            .transpose()?
+            .ok_or_else(|| format!("unable to find group {group}: no matching entries in group file"))
     }
 
     /// `USER`, `UID`, with `:GROUP` perhaps; nothing means root.
@@ -59,6 +62,7 @@ impl Users {
         let entry = self.passwd.iter().filter(|fields| number(fields, 2).is_some()).find(is_user);
         let uid = entry.and_then(|fields| number(fields, 2)).or_else(|| user.parse().ok());
         let uid = uid.ok_or_else(|| format!("unable to find user {user}: no matching entries in passwd file"))?;
+        in_range(uid)?;
         let name = entry.and_then(|fields| fields.first().cloned());
         let gid = match group.filter(|group| !group.is_empty()) {
             None => entry.and_then(|fields| number(fields, 3)).unwrap_or(0),
@@ -73,6 +77,15 @@ impl Users {
             None => self.group.iter().filter(is_member).filter_map(|fields| number(fields, 2)).collect(),
         };
         Ok(User { uid, gid, groups, name })
+    }
+}
+
+/// # Errors
+/// What the runtime says to numbers above 2^31-1 (moby/sys, `user.GetExecUser`).
+fn in_range(id: u32) -> Result<u32, String> {
+    match i32::try_from(id) {
+        Ok(_) => Ok(id),
+        Err(_) => Err("uids and gids must be in range 0-2147483647".to_owned()),
     }
 }
 
@@ -139,6 +152,9 @@ mod tests {
             ("kong:none", Err("unable to find group none: no matching entries in group file".to_owned())),
             ("-1", Err("unable to find user -1: no matching entries in passwd file".to_owned())),
             ("4294967296", Err("unable to find user 4294967296: no matching entries in passwd file".to_owned())),
+            ("2147483647", user(2_147_483_647, 0, &[], None)),
+            ("2147483648", Err("uids and gids must be in range 0-2147483647".to_owned())),
+            ("1000:4294967295", Err("uids and gids must be in range 0-2147483647".to_owned())),
             ("broken", Err("unable to find user broken: no matching entries in passwd file".to_owned())),
         ] {
             assert_eq!(users().resolve(text), expected, "{text}");

@@ -23,6 +23,7 @@ fn container(name: &str, place: &str, host_network: bool) -> Container {
         host_network,
         user_namespace: false,
         unprivileged_port_start: None,
+        windows: false,
         mounts: Vec::new(),
         commands: Vec::new(),
         docker: false,

@@ -2,6 +2,7 @@
 
 use super::pod::{Cluster, Member, Workload};
 use super::security::Security;
+use super::tree::Tree;
 use super::{constraint, host_network, pod_security, validation};
 use crate::doctor::{Finding, Level, fix};
 
@@ -40,6 +41,7 @@ fn pod_level(workload: &Workload<'_, '_>) -> Option<Finding> {
     let context = workload.spec.get("securityContext")?;
     let (field, at) = FIELDS.iter().find_map(|field| Some((field, context.get(field)?)))?;
     let path = &workload.path;
+    let name = workload.containers.first().and_then(|one| one.tree.text_at(&["name"])).unwrap_or("?");
     Some(Finding {
         code: "pod-level-security-context",
         level: Level::Breaks,
@@ -50,8 +52,12 @@ fn pod_level(workload: &Workload<'_, '_>) -> Option<Finding> {
         why: format!("{field} belongs to the securityContext of a container; that of a pod has no such field"),
         fix: snippet(
             workload,
-            "containers[…]",
+            "",
             &[
+                "securityContext:",
+                &format!("  {field}: null  # take it out here"),
+                "containers:",
+                &format!("- name: {name}"),
                 "  securityContext:",
                 "    allowPrivilegeEscalation: true",
                 "    capabilities:",
@@ -80,12 +86,16 @@ fn contradiction(workload: &Workload<'_, '_>) -> Option<Finding> {
     })
 }
 
-/// M14: nodes that do not run Linux.
-fn windows(workload: &Workload<'_, '_>) -> Option<Finding> {
-    let spec = workload.spec;
+/// What in the spec of a pod says that it is for Windows.
+pub(super) fn windows_at<'t, 'a>(spec: &'t Tree<'a>) -> Option<&'t Tree<'a>> {
     let selectors: [&[&str]; 3] =
         [&["os", "name"], &["nodeSelector", "kubernetes.io/os"], &["nodeSelector", "beta.kubernetes.io/os"]];
-    let at = selectors.iter().find_map(|keys| spec.at(keys).filter(|at| at.text() == Some("windows")))?;
+    selectors.iter().find_map(|keys| spec.at(keys).filter(|at| at.text() == Some("windows")))
+}
+
+/// M14: nodes that do not run Linux.
+fn windows(workload: &Workload<'_, '_>) -> Option<Finding> {
+    let at = windows_at(workload.spec)?;
     Some(Finding {
         code: "windows",
         level: Level::Breaks,

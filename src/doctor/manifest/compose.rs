@@ -160,6 +160,7 @@ impl Service<'_, '_> {
             // Those of podman make one; Docker knows only "host" (userns-remap is a setting of its daemon).
             user_namespace: self.text("userns_mode").is_some_and(|mode| mode != "host" && !mode.is_empty()),
             unprivileged_port_start: start,
+            windows: false,
             mounts: self.mounts(),
             commands: self.healthcheck(),
             docker: true,

@@ -9,6 +9,7 @@ use super::security::Security;
 use super::tree::{Budget, Tree};
 use super::typed::{self, Refusal, maps, text, texts};
 use super::{Detail, Format, Found, Images, Port, UNPRIVILEGED_PORT_START};
+use crate::doctor::start::UNKNOWN;
 use crate::doctor::{Command, Container, Finding, Level, Role};
 use crate::error::Result;
 use crate::kubernetes::{LISTS, POD_TEMPLATES};
@@ -165,7 +166,10 @@ fn read_container(
     let mut argv = |key| -> Result<Option<Vec<String>>> {
         // An empty list is as none: the image's counts.
         let Some(words) = texts(container, key).filter(|words| !words.is_empty()) else { return Ok(None) };
-        let expand = |word: String| Ok(environment::expand(&word, &values, container.file, budget)?.unwrap_or(word));
+        let expand = |word: String| {
+            let expanded = environment::expand(&word, &values, container.file, budget)?;
+            Ok(expanded.unwrap_or_else(|| UNKNOWN.to_string()))
+        };
         words.into_iter().map(expand).collect::<Result<_>>().map(Some)
     };
     let (command, args) = (argv("command")?, argv("args")?);
@@ -214,6 +218,7 @@ fn read_container(
         host_network: workload.host_network,
         user_namespace: workload.spec.get("hostUsers").and_then(Tree::boolean) == Some(false),
         unprivileged_port_start: start.and_then(|sysctl| text(sysctl, "value")?.parse().ok()),
+        windows: admission::windows_at(workload.spec).is_some(),
         mounts: mounts.iter().filter_map(|mount| Some(text(mount, "mountPath")?.to_owned())).collect(),
         commands: commands(container),
         docker: false,
