@@ -175,13 +175,41 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         code: "mode-not-executable",
-        pattern: r#"exec: \\?"[^"]*": permission denied"#,
-        seen: &["exec: \"/docker-entrypoint.sh\": permission denied"],
+        pattern: r#"exec: \\?"[^"]*": permission denied|exec /\S+: permission denied"#,
+        seen: &["exec: \"/docker-entrypoint.sh\": permission denied", "exec /docker-entrypoint.sh: permission denied"],
         what: "The runtime does not start it: the file is there and is not executable for the user of the container.",
         why: "Its mode has no execute bit for that user, as after a checkout on Windows or a COPY of a file with mode 0644.",
         fix: &["COPY --chmod=755 docker-entrypoint.sh /      (in the Dockerfile of the image)"],
         foretold: Some("capatch doctor IMAGE"),
         see: "execve(2), EACCES",
+    },
+    Entry {
+        code: "script-not-readable",
+        pattern: r"cannot open /\S+: permission denied|can't open '/[^']+': permission denied|\bsh: /\S+: permission denied|\bbash: /\S+: permission denied",
+        seen: &[
+            "sh: 0: cannot open /docker-entrypoint.sh: Permission denied",
+            "/bin/sh: can't open '/docker-entrypoint.sh': Permission denied",
+            "/bin/bash: /docker-entrypoint.sh: Permission denied",
+        ],
+        what: "The shell is executed, and may not read the script: the user of the container may execute the file at most.",
+        why: "The kernel executes the interpreter of a script, and that opens the file as any user does; a mode like 0711 or 0700 is \
+              not enough for others than the owner.",
+        fix: &["COPY --chmod=755 docker-entrypoint.sh /      (in the Dockerfile of the image)"],
+        foretold: Some("capatch doctor IMAGE: not-executable"),
+        see: "execve(2), Interpreter scripts; path_resolution(7), Permissions",
+    },
+    Entry {
+        code: "program-missing",
+        pattern: r#"executable file not found in \\?\$PATH|exec: \\?"[^"]+": stat [^:]+: no such file or directory"#,
+        seen: &[
+            "exec: \"kong\": executable file not found in $PATH",
+            "exec: \"/docker-entrypoint.sh\": stat /docker-entrypoint.sh: no such file or directory",
+        ],
+        what: "The runtime does not start it: the image has no such program.",
+        why: "command and args of a manifest, ENTRYPOINT and CMD of an image name a program by its path, or by its name on PATH.",
+        fix: &["capatch inspect IMAGE      (shows the start command and the PATH)"],
+        foretold: Some("capatch doctor IMAGE -f FILE: not-executable"),
+        see: "execve(2), ENOENT",
     },
     Entry {
         code: "other-platform",
