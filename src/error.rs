@@ -77,12 +77,14 @@ struct Inner {
     message: String,
     hint: Option<String>,
     reported: bool,
+    retryable: bool,
 }
 
 impl Error {
     /// An error of `kind`; control characters in `message` are made visible, since parts of it come from images and registries.
     pub fn new(kind: Kind, message: impl AsRef<str>) -> Self {
-        Error(Box::new(Inner { kind, message: printable(message.as_ref()), hint: None, reported: false }))
+        let message = printable(message.as_ref());
+        Error(Box::new(Inner { kind, message, hint: None, reported: false, retryable: false }))
     }
 
     /// [`Kind::Failed`].
@@ -156,6 +158,18 @@ impl Error {
     /// Whether a report that says it was printed already.
     pub fn is_reported(&self) -> bool {
         self.0.reported
+    }
+
+    /// Marks an error that the next attempt does not meet, since it asks others.
+    #[must_use]
+    pub fn retryable(mut self) -> Self {
+        self.0.retryable = true;
+        self
+    }
+
+    /// Whether another attempt asks others.
+    pub fn is_retryable(&self) -> bool {
+        self.0.retryable
     }
 
     /// What the error means.
@@ -235,9 +249,9 @@ mod tests {
 
     #[test]
     fn our_errors_survive_a_trip_through_io() {
-        let io: std::io::Error = Error::content("digest mismatch").hint("fetch it again").into();
+        let io: std::io::Error = Error::content("digest mismatch").hint("fetch it again").retryable().into();
         let error = Error::io("layer 3", &io);
         assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Content, "layer 3: digest mismatch"));
-        assert_eq!(error.hint_text(), Some("fetch it again"));
+        assert_eq!((error.hint_text(), error.is_retryable()), (Some("fetch it again"), true));
     }
 }

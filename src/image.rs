@@ -187,14 +187,15 @@ impl Image {
     }
 }
 
-/// The raw blob of a layer; `progress` is told how much was read.
-pub async fn layer(
+/// Gives the raw blob of a layer to `read`, which verifies it, as [`Place::read`] does; `progress` is told how much was read.
+pub fn read_layer<T>(
     place: &Place,
     descriptor: &Descriptor,
     progress: &Arc<dyn Progress>,
-) -> Result<WatchedReader<Box<dyn Read + Send>>> {
+    read: impl FnOnce(&mut dyn Read) -> Result<T>,
+) -> Result<T> {
     let bar = progress.start(&format!("read {}", &descriptor.digest.hex()[..12]), descriptor.size);
-    Ok(WatchedReader::new(place.reader(descriptor).await?, bar))
+    place.read(descriptor, |blob| read(&mut WatchedReader::new(blob, bar)))
 }
 
 impl Node {

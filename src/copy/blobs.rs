@@ -8,7 +8,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
 use crate::copy::Memory;
-use crate::error::{self, Error, Result};
+use crate::error::{Error, Result};
 use crate::image::Node;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::media_type::Kind;
@@ -62,7 +62,6 @@ impl Mover {
         blobs.retain(|(descriptor, _)| seen.insert(descriptor.digest.clone()));
         // The largest first, so that none of them is alone at the end.
         blobs.sort_by_key(|(descriptor, _)| std::cmp::Reverse(descriptor.size));
-        let source = from;
         let push = |(descriptor, content): (Descriptor, Content)| async move {
             let size = descriptor.size;
             let moved = Moved::default();
@@ -81,12 +80,8 @@ impl Mover {
             let from = elsewhere.as_ref().or(from).filter(|_| !self.distrust);
             let content = watched(content, bar);
             let pushed = loop {
-                let before = source.map(Place::sources);
                 match to.push_blob(&descriptor, &content, from).await {
-                    // A mirror gave wrong bytes and is out; there are others.
-                    Err(error) if error.kind() == error::Kind::Content && source.map(Place::sources) < before => {
-                        tracing::warn!("{error}; asking others");
-                    }
+                    Err(error) if error.is_retryable() => {}
                     pushed => break pushed?,
                 }
             };

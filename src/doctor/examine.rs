@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::container::{Container, Role, Variable};
 use super::facts::{Facts, Listen};
-use super::files::{Files, Open};
+use super::files::{Files, ReadLayer};
 use super::judge::{Judged, LOW_PORTS, judge};
 use super::manifest::{Detail, Found};
 use super::outcome::Outcome;
@@ -21,7 +21,7 @@ use crate::oci::config::ImageConfig;
 use crate::oci::platform::Platform;
 use crate::profile::Profile;
 use crate::progress::Progress;
-use crate::transport::{Place, blocking};
+use crate::transport::{Place, blocking, retried};
 
 /// What to look at.
 #[derive(Clone, Debug)]
@@ -87,14 +87,13 @@ pub async fn examine(
     let (manifests, progress) = (manifests.cloned(), progress.clone());
     let mut examination = blocking(move || {
         let layers = source.layers()?;
-        let handle = tokio::runtime::Handle::current();
         let descriptors: Vec<_> = layers.iter().map(|layer| layer.descriptor.clone()).collect();
-        let open: Open<'_> = Box::new(move |layer| {
+        let read: ReadLayer<'_> = Box::new(move |layer, scan| {
             let descriptor =
                 descriptors.get(layer).ok_or_else(|| Error::failed("internal error: there is no such layer"))?;
-            Ok(Box::new(handle.block_on(image::layer(&place, descriptor, &progress))?))
+            retried(|| image::read_layer(&place, descriptor, &progress, &mut *scan))
         });
-        let mut files = Files::new(layers, options.limits, open);
+        let mut files = Files::new(layers, options.limits, read);
         examine_files(&mut files, &source.config, &source.platform, &options, manifests.as_deref())
     })
     .await?;

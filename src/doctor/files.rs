@@ -9,7 +9,7 @@ use crate::archive::path;
 use crate::doctor::start::script::{self, List, Trouble};
 use crate::error::{Error, Result};
 use crate::layer::Cache;
-use crate::layer::lookup::{FindError, Found, LayerSource, Stack};
+use crate::layer::lookup::{FindError, Found, LayerSource, Scan, Stack};
 use crate::limits::Limits;
 
 /// Bytes that are kept of one file: enough for the dynamic section of a large program.
@@ -17,12 +17,12 @@ const MAX_KEPT: u64 = 64 << 20;
 /// Bytes of a script, of `/etc/passwd` and of `/etc/group` that are looked into.
 pub(super) const MAX_TEXT: u64 = 1 << 20;
 
-/// Gives the raw blob of the layer with a number, from 0 at the bottom.
-pub(super) type Open<'a> = Box<dyn FnMut(usize) -> Result<Box<dyn Read>> + 'a>;
+/// Gives the raw blob of the layer with a number, from 0 at the bottom, to a scan.
+pub(super) type ReadLayer<'a> = Box<dyn FnMut(usize, &mut Scan<'_>) -> Result<()> + 'a>;
 
 /// The merged view of an image; what was found once is remembered.
 pub(super) struct Files<'a> {
-    stack: Stack<Open<'a>>,
+    stack: Stack<ReadLayer<'a>>,
     known: HashMap<Vec<u8>, Option<Rc<Found>>>,
     /// Scripts that were read, by the path they were asked for.
     scripts: HashMap<String, Rc<Parsed>>,
@@ -32,9 +32,9 @@ pub(super) struct Files<'a> {
 pub(super) type Parsed = Result<List, Trouble>;
 
 impl<'a> Files<'a> {
-    pub(super) fn new(layers: Vec<LayerSource>, limits: Limits, open: Open<'a>) -> Self {
+    pub(super) fn new(layers: Vec<LayerSource>, limits: Limits, read: ReadLayer<'a>) -> Self {
         // Its own: what is kept here is not the whole of a file.
-        let mut stack = Stack::new(layers, limits, &Cache::default(), open);
+        let mut stack = Stack::new(layers, limits, &Cache::default(), read);
         stack.keep_at_most(MAX_KEPT);
         Files { stack, known: HashMap::new(), scripts: HashMap::new() }
     }

@@ -9,7 +9,7 @@ use crate::archive::entry::Kind;
 use crate::archive::path::{self, Step};
 use crate::archive::testing::*;
 use crate::layer::Cache;
-use crate::layer::lookup::{FindError, LayerSource, Stack};
+use crate::layer::lookup::{FindError, LayerSource, Scan, Stack};
 use crate::layer::testing::Layer;
 use crate::layer::tree::{Detail, Node, Tree};
 use crate::limits::Limits;
@@ -149,7 +149,9 @@ fn agree(layers: &[Vec<Op>], together: bool, shared: bool) -> Result<(), TestCas
     let cache = Cache::default();
     let new_stack = || {
         let cache = if shared { cache.clone() } else { Cache::default() };
-        Stack::new(sources.clone(), Limits::default(), &cache, |at: usize| Ok(&layers[at].blob[..]))
+        Stack::new(sources.clone(), Limits::default(), &cache, |at, scan: &mut Scan<'_>| {
+            scan(&mut &layers[at].blob[..])
+        })
     };
     let mut stack = new_stack();
     for asked in all_paths() {

@@ -1,11 +1,10 @@
 //! What a user may have meant by a path that an image does not have.
 
-use std::io::Read;
-
 use crate::archive::entry::Kind;
 use crate::archive::path;
 use crate::error::Result;
 use crate::layer::index::What;
+use crate::layer::lookup::Scan;
 use crate::layer::view::View;
 
 /// Paths that a hint names.
@@ -15,10 +14,9 @@ const MAX_DISTANCE: usize = 2;
 
 /// Existing files with the same name elsewhere, and with a similar name in the same directory; the likeliest first. Only
 /// what was scanned already is looked at.
-pub(super) fn similar<O, R>(view: &mut View<O>, path: &[u8]) -> Result<Vec<Vec<u8>>>
+pub(super) fn similar<O>(view: &mut View<O>, path: &[u8]) -> Result<Vec<Vec<u8>>>
 where
-    O: FnMut(usize) -> Result<R>,
-    R: Read,
+    O: FnMut(usize, &mut Scan<'_>) -> Result<()>,
 {
     let (directory, base) = (path::parent(path), path::base(path));
     let mut found = Vec::new();

@@ -161,20 +161,22 @@ struct Located {
     node: Option<Node>,
 }
 
+/// Takes in the raw blob of a layer, from its start, and verifies it.
+pub type Scan<'a> = dyn FnMut(&mut dyn Read) -> Result<()> + 'a;
+
 /// The layers of one image, to find files in.
 pub struct Stack<O> {
     view: View<O>,
 }
 
-impl<O, R> Stack<O>
+impl<O> Stack<O>
 where
-    O: FnMut(usize) -> Result<R>,
-    R: Read,
+    O: FnMut(usize, &mut Scan<'_>) -> Result<()>,
 {
-    /// A stack of `layers`, bottom first. `open` gives the raw blob of the layer with a number, from the start each time;
-    /// the stack verifies what comes out. What `cache` has is not read again.
-    pub fn new(layers: Vec<LayerSource>, limits: Limits, cache: &Cache, open: O) -> Self {
-        Stack { view: View::new(layers, limits, cache, open) }
+    /// A stack of `layers`, bottom first. `read` gives the raw blob of the layer with a number to a [`Scan`], and may do so
+    /// again after an error. What `cache` has is not read again.
+    pub fn new(layers: Vec<LayerSource>, limits: Limits, cache: &Cache, read: O) -> Self {
+        Stack { view: View::new(layers, limits, cache, read) }
     }
 
     /// Says that these paths will be asked for, so that one scan of a layer serves them all.

@@ -15,7 +15,7 @@ use crate::archive::path::{self, Step};
 use crate::error::{Error, Result};
 use crate::layer::cache::Cache;
 use crate::layer::index::{Event, Index, Interest, What};
-use crate::layer::lookup::LayerSource;
+use crate::layer::lookup::{LayerSource, Scan};
 use crate::layer::reader::LayerReader;
 use crate::limits::Limits;
 
@@ -52,7 +52,7 @@ struct Layer {
 /// The view, and what was scanned to answer about it.
 pub(super) struct View<O> {
     layers: Vec<Layer>,
-    open: O,
+    read: O,
     cache: Cache,
     pub(super) interest: Interest,
     /// Where entries landed that are not grounded.
@@ -75,16 +75,15 @@ struct Candidate {
     at: usize,
 }
 
-impl<O, R> View<O>
+impl<O> View<O>
 where
-    O: FnMut(usize) -> Result<R>,
-    R: Read,
+    O: FnMut(usize, &mut Scan<'_>) -> Result<()>,
 {
-    pub(super) fn new(layers: Vec<LayerSource>, limits: Limits, cache: &Cache, open: O) -> Self {
+    pub(super) fn new(layers: Vec<LayerSource>, limits: Limits, cache: &Cache, read: O) -> Self {
         let layer = |source| Layer { source, index: None, capture: BTreeSet::new(), scans: 0 };
         View {
             layers: layers.into_iter().map(layer).collect(),
-            open,
+            read,
             cache: cache.clone(),
             interest: Interest::default(),
             landed: HashMap::new(),
@@ -360,14 +359,16 @@ where
         layer.scans += 1;
         let LayerSource { descriptor, diff_id } = &layer.source;
         let place = || format!("layer {} of {count} ({})", at + 1, descriptor.digest);
-        let blob = (self.open)(at).map_err(|e| e.context(place()))?;
-        let scan = || {
+        let mut scanned = None;
+        let mut scan = |blob: &mut dyn Read| {
             let mut reader = LayerReader::new(blob, descriptor, diff_id, &limits)?;
             let index = Index::scan(&mut reader, &self.interest, &layer.capture, used, &limits)?;
             reader.finish()?;
-            Ok(index)
+            scanned = Some(Arc::new(index));
+            Ok(())
         };
-        let index = Arc::new(scan().map_err(|e: Error| e.context(place()))?);
+        (self.read)(at, &mut scan).map_err(|e| e.context(place()))?;
+        let index = scanned.ok_or_else(|| Error::failed("internal error: the layer was not read"))?;
         *held = Some(index.clone());
         self.cache.count(&index);
         layer.index = Some(index);

@@ -17,7 +17,7 @@ use crate::oci::digest::Digest;
 use crate::oci::media_type::Compression;
 use crate::patch::{Asked, Edit, Options, elf};
 use crate::progress::Progress;
-use crate::transport::Place;
+use crate::transport::{Place, retried};
 
 /// What would change in one file.
 #[derive(Clone, Debug, Serialize)]
@@ -74,9 +74,8 @@ pub(super) fn patch_files(
     let descriptor = |layer: usize| {
         image.manifest.layers.get(layer).ok_or_else(|| Error::failed("internal error: there is no such layer"))
     };
-    let handle = tokio::runtime::Handle::current();
-    let mut stack = Stack::new(image.layers()?, options.limits, &options.layers, |layer| {
-        handle.block_on(image::layer(place, descriptor(layer)?, progress))
+    let mut stack = Stack::new(image.layers()?, options.limits, &options.layers, |layer, scan| {
+        retried(|| image::read_layer(place, descriptor(layer)?, progress, &mut *scan))
     });
     stack.expect(asked.iter().flat_map(Asked::paths).map(String::as_bytes));
     let mut result = PatchedFiles { files: Vec::new(), layer: None, warnings: Vec::new() };

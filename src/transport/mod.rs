@@ -7,6 +7,7 @@ mod durable;
 pub mod layout;
 mod pieces;
 pub mod place;
+mod read;
 pub mod registry;
 
 use std::io::Read;
@@ -22,6 +23,7 @@ use crate::blob::Spool;
 use crate::error::{Error, Result};
 
 pub use place::{Place, Root, Transports, blocking};
+pub use read::retried;
 
 /// Content on its way, in pieces. It was not verified: the consumer hashes it.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;

@@ -1,12 +1,9 @@
 //! Any place an image can live: a closed set, so an enum and a `match`, with the same verbs for each.
 
-use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 
-use crate::archive::compression::from_io;
 use crate::blob;
 use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
@@ -15,13 +12,12 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest::Document;
 use crate::oci::reference::{self, Reference, Target};
 use crate::progress::Progress;
+use crate::transport::Content;
 use crate::transport::archive::Archive;
 use crate::transport::containerd::{self, Containerd};
 use crate::transport::docker::Engine;
 use crate::transport::layout::Layout;
-use crate::transport::pieces::PieceReader;
 use crate::transport::registry::{Client, Pushed, Repository, Stored};
-use crate::transport::{ByteStream, Content, from_reader};
 
 /// A repository on a registry, a directory, a file, or the store of a container engine.
 #[derive(Clone)]
@@ -47,21 +43,6 @@ pub struct Transports {
     pub docker: String,
     /// What is read of an image may take up; those of the registries are their own.
     pub limits: Limits,
-}
-
-/// Says in errors what could not be read (faults.md F12).
-struct Named<R> {
-    name: String,
-    reader: R,
-}
-
-impl<R: Read> Read for Named<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.reader.read(buffer).map_err(|e| match e.kind() {
-            io::ErrorKind::Interrupted => e,
-            _ => from_io(&self.name, &e).into(),
-        })
-    }
 }
 
 /// A manifest or index as it was found: its descriptor, its bytes, and what they mean.
@@ -202,78 +183,6 @@ impl Place {
         })?;
         blob::verify(&bytes, descriptor)?;
         Ok(bytes)
-    }
-
-    /// A blob that fits into memory, such as a config; at most [`Limits::document`].
-    pub async fn small_blob(&self, descriptor: &Descriptor) -> Result<Bytes> {
-        self.limits().check_document(descriptor.size, &descriptor.digest)?;
-        if let Place::Layout(_) | Place::Archive(_) = self {
-            // In one step, for there may be thousands of them.
-            let (place, descriptor) = (self.clone(), descriptor.clone());
-            let read =
-                move || blob::read_small(place.open_blocking(&descriptor.digest, 0)?, &descriptor, &place.limits());
-            return blocking(read).await;
-        }
-        let mut stream = self.blob(descriptor, 0).await?;
-        let mut verifier = blob::Verifier::new(descriptor);
-        let mut bytes = Vec::new();
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk?;
-            verifier.update(&chunk)?;
-            bytes.extend_from_slice(&chunk);
-        }
-        verifier.finish()?;
-        Ok(bytes.into())
-    }
-
-    /// A blob from byte `offset` on, not verified: the consumer hashes it.
-    pub async fn blob(&self, descriptor: &Descriptor, offset: u64) -> Result<ByteStream> {
-        match self {
-            Place::Registry(repository) => repository.blob(descriptor, offset).await,
-            Place::Containerd(containerd, _) => containerd.blob(descriptor, offset).await,
-            Place::Layout(_) | Place::Archive(_) => Ok(from_reader(self.open(descriptor, offset).await?)),
-        }
-    }
-
-    /// A blob as a blocking reader, not verified: the consumer hashes it. For use outside of async code; the network
-    /// runs ahead of the reader by a few pieces.
-    pub async fn reader(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
-        match self {
-            Place::Registry(_) | Place::Containerd(..) => {
-                Ok(Box::new(PieceReader::new(self.blob(descriptor, 0).await?)))
-            }
-            Place::Layout(_) | Place::Archive(_) => self.open(descriptor, 0).await,
-        }
-    }
-
-    /// A blob of a place that is read by blocking calls.
-    async fn open(&self, descriptor: &Descriptor, offset: u64) -> Result<Box<dyn Read + Send>> {
-        let (place, digest) = (self.clone(), descriptor.digest.clone());
-        blocking(move || place.open_blocking(&digest, offset)).await
-    }
-
-    fn open_blocking(&self, digest: &Digest, offset: u64) -> Result<Box<dyn Read + Send>> {
-        match self {
-            Place::Layout(layout) => {
-                use std::io::{Seek, SeekFrom};
-                let mut file = layout.open(digest)?;
-                file.seek(SeekFrom::Start(offset)).map_err(|e| Error::io(digest, &e))?;
-                Ok(Box::new(Named { name: format!("{digest} in {}", layout.show()), reader: file }))
-            }
-            Place::Archive(archive) => {
-                let reader = archive.open(digest, offset)?;
-                Ok(Box::new(Named { name: format!("{digest} in {}", archive.show()), reader }))
-            }
-            Place::Registry(_) | Place::Containerd(..) => Err(Error::failed("not read by blocking calls")),
-        }
-    }
-
-    /// How many hosts may be asked for content here; a mirror that gave wrong bytes is one less.
-    pub(crate) fn sources(&self) -> usize {
-        match self {
-            Place::Registry(repository) => repository.sources(),
-            _ => 1,
-        }
     }
 
     /// Whether the blob is here. A layout hashes it; a registry is asked.

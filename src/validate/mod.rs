@@ -4,6 +4,7 @@
 mod base;
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -22,7 +23,7 @@ use crate::oci::digest::Digest;
 use crate::oci::media_type::Kind;
 use crate::patch::Record;
 use crate::progress::Progress;
-use crate::transport::{Place, Root, blocking};
+use crate::transport::{Place, Root, blocking, retried};
 
 pub use base::Change;
 
@@ -104,7 +105,7 @@ pub async fn capabilities(
     limits: Limits,
     progress: &Arc<dyn Progress>,
 ) -> Result<Vec<FileWithCapabilities>> {
-    let tree = apply(Tree::new(limits), place, image.layers()?, Detail::Attributes, progress).await?;
+    let tree = apply(Arc::new(Tree::new(limits)), place, image.layers()?, Detail::Attributes, progress).await?;
     let Some(below) = below else { return list(&tree) };
     let resolved = tree.resolve(below.as_bytes())?;
     if tree.get(&resolved).is_none() && !resolved.is_empty() {
@@ -118,23 +119,25 @@ fn list(tree: &Tree) -> Result<Vec<FileWithCapabilities>> {
     tree.iter().filter_map(|(path, node)| with_capabilities(path, node).transpose()).collect()
 }
 
-/// Applies `layers` to `tree`; each layer's digest, size and diff ID are checked on the way.
+/// Puts `layers` on top of `base`; each layer's digest, size and diff ID are checked on the way.
 async fn apply(
-    mut tree: Tree,
+    base: Arc<Tree>,
     place: &Place,
     layers: Vec<LayerSource>,
     detail: Detail,
     progress: &Arc<dyn Progress>,
 ) -> Result<Tree> {
-    for LayerSource { descriptor, diff_id } in layers {
-        let reader = image::layer(place, &descriptor, progress).await?;
-        tree = blocking(move || {
-            tree.apply(reader, &descriptor, &diff_id, detail)?;
-            Ok(tree)
-        })
-        .await?;
-    }
-    Ok(tree)
+    let (place, progress) = (place.clone(), progress.clone());
+    // From the bottom again, for what a layer did to the tree cannot be undone.
+    let attempt = move || {
+        let mut tree = (*base).clone();
+        for LayerSource { descriptor, diff_id } in &layers {
+            let apply = |blob: &mut dyn Read| tree.apply(blob, descriptor, diff_id, detail);
+            image::read_layer(&place, descriptor, &progress, apply)?;
+        }
+        Ok(tree)
+    };
+    blocking(move || retried(attempt)).await
 }
 
 /// Verifies everything below `subject`, and compares it with `base` if there is one.
@@ -216,8 +219,9 @@ async fn verify_blobs(place: &Place, tree: &Node, images: &[Image], report: &mut
         report.bytes += blob.size;
         report.contents.push(Content::from(&blob));
         if !layers.contains(&blob.digest) {
-            let reader = place.reader(&blob).await?;
-            blocking(move || VerifiedReader::new(reader, &blob).finish()).await?;
+            let place = place.clone();
+            let hash = move || place.read(&blob, |reader| VerifiedReader::new(reader, &blob).finish());
+            blocking(move || retried(hash)).await?;
         }
     }
     Ok(elsewhere)
@@ -235,7 +239,7 @@ async fn verify_image(
     let base = base.filter(|(_, base)| base.descriptor.digest != image.descriptor.digest);
     let mut differences = Vec::new();
     let tree = match base {
-        None => apply(Tree::new(limits), place, layers, Detail::Attributes, progress).await?,
+        None => apply(Arc::new(Tree::new(limits)), place, layers, Detail::Attributes, progress).await?,
         Some((base, base_image)) => {
             let common = base_image.layers()?;
             let shared = layers.len() >= common.len()
@@ -246,12 +250,13 @@ async fn verify_image(
             let (before, tree) = if shared {
                 // What both are made of is read once, from the image that is to be proved.
                 let rest = layers.split_off(common.len());
-                let before = apply(Tree::new(limits), place, layers, Detail::Everything, progress).await?;
+                let empty = Arc::new(Tree::new(limits));
+                let before = Arc::new(apply(empty, place, layers, Detail::Everything, progress).await?);
                 (before.clone(), apply(before, place, rest, Detail::Everything, progress).await?)
             } else {
-                let before =
-                    apply(Tree::one_of_two(limits), base.place(), common, Detail::Everything, progress).await?;
-                (before, apply(Tree::one_of_two(limits), place, layers, Detail::Everything, progress).await?)
+                let half = Arc::new(Tree::one_of_two(limits));
+                let before = apply(half.clone(), base.place(), common, Detail::Everything, progress).await?;
+                (Arc::new(before), apply(half, place, layers, Detail::Everything, progress).await?)
             };
             differences = base.compare(place, image, base_image, &before, &tree).await?;
             tree

@@ -43,11 +43,7 @@ pub(in crate::doctor) fn layer(scripts: &[(&str, &str)]) -> Layer {
 
 pub(in crate::doctor) fn files(layer: &Layer) -> Files<'_> {
     let source = LayerSource { descriptor: layer.descriptor.clone(), diff_id: layer.diff_id.clone() };
-    Files::new(
-        vec![source],
-        crate::limits::Limits::default(),
-        Box::new(|_| Ok(Box::new(std::io::Cursor::new(layer.blob.clone())))),
-    )
+    Files::new(vec![source], crate::limits::Limits::default(), Box::new(|_, scan| scan(&mut &layer.blob[..])))
 }
 
 /// All ways of `argv` as `user`.

@@ -10,7 +10,8 @@ fn sources(layers: &[Layer]) -> Vec<LayerSource> {
 /// `find`, as `path layer content`, or the error and its hint; and how often each layer was read.
 fn find(layers: &[Vec<Vec<u8>>], path: &str) -> (Result<String, String>, Vec<usize>) {
     let layers: Vec<Layer> = layers.iter().map(|frames| Layer::of(frames)).collect();
-    let mut stack = Stack::new(sources(&layers), Limits::default(), &Cache::default(), |at| Ok(&layers[at].blob[..]));
+    let mut stack =
+        Stack::new(sources(&layers), Limits::default(), &Cache::default(), |at, scan| scan(&mut &layers[at].blob[..]));
     let found = stack.find(path.as_bytes()).map_err(|e| {
         let error = Error::from(e);
         format!("{error} ({})", error.hint_text().unwrap_or_default())
@@ -151,7 +152,8 @@ fn names_that_only_look_alike_are_different_files() {
 #[test]
 fn of_a_huge_file_no_more_than_was_said_is_kept() {
     let layers = [Layer::of(&[file("x", &[b'x'; 2000])])];
-    let mut stack = Stack::new(sources(&layers), Limits::default(), &Cache::default(), |at| Ok(&layers[at].blob[..]));
+    let mut stack =
+        Stack::new(sources(&layers), Limits::default(), &Cache::default(), |at, scan| scan(&mut &layers[at].blob[..]));
     stack.keep_at_most(1000);
     let found = stack.find(b"x").unwrap();
     assert_eq!((found.content.size(), found.entry.size), (1000, 2000));
@@ -169,7 +171,8 @@ fn hard_links_lead_to_their_file() {
         ],
     );
     let layers = [Layer::of(&base), Layer::of(&[file("bin/.wh.d", b"")])];
-    let mut stack = Stack::new(sources(&layers), Limits::default(), &Cache::default(), |at| Ok(&layers[at].blob[..]));
+    let mut stack =
+        Stack::new(sources(&layers), Limits::default(), &Cache::default(), |at, scan| scan(&mut &layers[at].blob[..]));
     let found = stack.find(b"bin/c").unwrap();
     assert_eq!((&found.path[..], found.layer, found.content.size()), (&b"bin/c"[..], 0, 5));
     assert_eq!(found.other_names, [b"bin/a", b"bin/b"]);
@@ -187,7 +190,8 @@ fn parents_have_the_metadata_of_their_topmost_entry() {
     let mid = [owned("usr", 3)];
     let top = [file("usr/local/new/x", b"top")];
     let layers = [Layer::of(&base), Layer::of(&mid), Layer::of(&top)];
-    let mut stack = Stack::new(sources(&layers), Limits::default(), &Cache::default(), |at| Ok(&layers[at].blob[..]));
+    let mut stack =
+        Stack::new(sources(&layers), Limits::default(), &Cache::default(), |at, scan| scan(&mut &layers[at].blob[..]));
     let found = stack.find(b"usr/local/new/x").unwrap();
     let parents: Vec<_> = found.parents.iter().map(|p| (path::show(&p.entry.path), p.entry.uid, p.implied)).collect();
     assert_eq!(
@@ -236,8 +240,9 @@ fn a_layer_that_does_not_verify_finds_nothing() {
         Layer { blob: Layer::of(&[file("a", b"2")]).blob, ..good.clone() },
     ] {
         let layers = [bad];
-        let mut stack =
-            Stack::new(sources(&layers), Limits::default(), &Cache::default(), |at| Ok(&layers[at].blob[..]));
+        let mut stack = Stack::new(sources(&layers), Limits::default(), &Cache::default(), |at, scan| {
+            scan(&mut &layers[at].blob[..])
+        });
         let error = Error::from(stack.find(b"a").unwrap_err());
         assert_eq!(error.kind(), crate::error::Kind::Content);
         assert!(error.to_string().starts_with("layer 1 of 1 (sha256:"), "{error}");
@@ -261,7 +266,8 @@ fn a_run_reads_shared_layers_once() {
         let layers = [&shared, own];
         let sources =
             layers.map(|layer| LayerSource { descriptor: layer.descriptor.clone(), diff_id: layer.diff_id.clone() });
-        let mut stack = Stack::new(sources.to_vec(), Limits::default(), &cache, |at| Ok(&layers[at].blob[..]));
+        let mut stack =
+            Stack::new(sources.to_vec(), Limits::default(), &cache, |at, scan| scan(&mut &layers[at].blob[..]));
         let found = stack.find(asked.as_bytes()).unwrap();
         let mut content = String::new();
         found.content.reader(0).read_to_string(&mut content).unwrap();

@@ -62,16 +62,24 @@ pub(super) async fn finish(archive: &Archive, progress: &Arc<dyn Progress>) -> R
         return Ok(());
     }
     if let Some(attached) = &archive.0.engine {
-        return load(archive, attached, &pending, progress).await;
+        loop {
+            match load(archive, attached, &pending, progress).await {
+                Err(error) if error.is_retryable() => {}
+                loaded => return loaded,
+            }
+        }
     }
     let place = file::show(&archive.0.path, "standard output");
     for _ in 0..ATTEMPTS {
-        let written = replace(archive, &pending, &place, progress).await.map_err(|e| e.context(&place))?;
+        let written = replace(archive, &pending, &place, progress).await.map_err(|e| e.context(&place));
         archive.forget();
-        if written {
-            return Ok(());
+        match written {
+            Ok(true) => return Ok(()),
+            Ok(false) => tracing::debug!("{place} was changed by another run; joining again"),
+            // What is in a pipe cannot be taken back.
+            Err(error) if error.is_retryable() && !file::is_pipe(&archive.0.path) => {}
+            Err(error) => return Err(error),
         }
-        tracing::debug!("{place} was changed by another run; joining again");
     }
     Err(Error::failed(format!("{place} is being changed by another program all the time")))
 }

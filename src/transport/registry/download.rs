@@ -37,10 +37,15 @@ pub(super) async fn open(endpoints: Vec<Endpoint>, descriptor: &Descriptor, offs
         skip: 0,
         ranges: true,
         failures: 0,
-        sum: (offset == 0).then(|| Hasher::new(descriptor.digest.algorithm())),
+        sum: None,
+        mirrors: Vec::new(),
         repository: first,
         others,
     };
+    let mirrored = download.repository.settings.mirror || !download.wrong().is_empty();
+    if mirrored && offset == 0 {
+        download.sum = Some(Hasher::new(descriptor.digest.algorithm()));
+    }
     // An empty blob is not asked for; its digest says all there is to know.
     while download.position < download.size {
         match download.reopen().await {
@@ -77,8 +82,11 @@ struct Download {
     ranges: bool,
     /// Attempts since the last byte.
     failures: u32,
-    /// Of what mirrors gave, if it all came from here: whoever consumes it hashes it too, but cannot tell who is to blame.
+    /// Where mirrors have a part in it and it is read from its start: whoever consumes it hashes it too, but cannot tell who
+    /// is to blame.
     sum: Option<Hasher>,
+    /// The mirrors that gave bytes of it.
+    mirrors: Vec<String>,
 }
 
 impl Download {
@@ -120,7 +128,7 @@ impl Download {
                     }
                     self.position += bytes.len() as u64;
                     self.failures = 0;
-                    self.check_mirror(&bytes)?;
+                    self.check(&bytes)?;
                     if self.position == self.size {
                         self.permit = None;
                     }
@@ -135,22 +143,44 @@ impl Download {
         }
     }
 
-    /// Hashes what a mirror gives. One that gave other bytes is not asked again, and another attempt gets the right ones.
-    fn check_mirror(&mut self, bytes: &Bytes) -> Result<()> {
-        let Some(sum) = self.sum.as_mut().filter(|_| self.repository.settings.mirror) else {
-            self.sum = None;
-            return Ok(());
-        };
+    /// Hashes what arrives. Mirrors that had a part in other content are not asked again, and the next attempt does without
+    /// them (faults.md B14).
+    fn check(&mut self, bytes: &Bytes) -> Result<()> {
+        let Some(sum) = &mut self.sum else { return Ok(()) };
         sum.update(bytes);
+        let host = self.repository.home.host_port();
+        if self.repository.settings.mirror && !self.mirrors.contains(&host) {
+            self.mirrors.push(host.clone());
+        }
         if self.position < self.size || sum.clone().finish() == self.digest {
             return Ok(());
         }
-        let mirror = self.repository.home.host_port();
-        let error = Error::content(format!("{}: the mirror {mirror} gave other content", self.what));
-        lock(&self.shared().unreachable).insert(mirror);
         // What was passed on cannot be taken back.
         self.others.clear();
-        Err(error.hint("run it again, or take the mirror out of registries.conf or hosts.toml"))
+        if self.mirrors.is_empty() {
+            let wrong = self.wrong().join(" and ");
+            let too = if wrong.is_empty() { wrong } else { format!(", and so did the mirror {wrong}") };
+            return Err(Error::content(format!("{}: {host} gave other content{too}", self.what)));
+        }
+        let error =
+            Error::content(format!("{}: the mirror {} gave other content", self.what, self.mirrors.join(" or ")))
+                .hint("take the mirror out of registries.conf or hosts.toml");
+        tracing::warn!("{error}; asking others");
+        let shared = self.shared();
+        for mirror in &self.mirrors {
+            lock(&shared.unreachable).insert(mirror.clone());
+            lock(&shared.wrong).insert((self.digest.clone(), mirror.clone()));
+        }
+        Err(error.retryable())
+    }
+
+    /// The mirrors that gave other content for this digest before, sorted.
+    fn wrong(&self) -> Vec<String> {
+        let wrong = lock(&self.shared().wrong);
+        let mut hosts: Vec<String> =
+            wrong.iter().filter(|(digest, _)| *digest == self.digest).map(|(_, host)| host.clone()).collect();
+        hosts.sort();
+        hosts
     }
 
     /// Counts an attempt without progress and waits, or gives up.

@@ -44,6 +44,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
+use crate::oci::json::Object;
 use crate::oci::reference::{self, Target};
 use crate::transport::{ByteStream, Content};
 
@@ -125,6 +126,8 @@ struct Shared {
     schemes: Mutex<HashMap<Origin, Origin>>,
     /// `HOST:PORT` of mirrors that are not asked again.
     unreachable: Mutex<HashSet<String>>,
+    /// Blobs for which a mirror gave other content, and its `HOST:PORT`.
+    wrong: Mutex<HashSet<(Digest, String)>>,
 }
 
 /// Which way a blob goes.
@@ -190,6 +193,7 @@ impl Client {
             reaches: Mutex::default(),
             schemes: Mutex::default(),
             unreachable: Mutex::default(),
+            wrong: Mutex::default(),
         })))
     }
 
@@ -305,9 +309,9 @@ impl Repository {
         Ok(endpoints)
     }
 
-    /// How many hosts may be asked for content; a mirror that gave wrong bytes is one less.
-    pub(crate) fn sources(&self) -> usize {
-        self.endpoints(None).map_or(0, |endpoints| endpoints.len())
+    /// Whether somebody else than the registry itself may be asked for content.
+    pub(crate) fn is_mirrored(&self) -> bool {
+        self.endpoints(None).is_ok_and(|endpoints| endpoints.iter().any(|endpoint| endpoint.settings.mirror))
     }
 
     /// The registry itself.
@@ -322,20 +326,21 @@ impl Repository {
         let mut endpoints = self.endpoints(Some(target))?;
         let registry =
             endpoints.pop().ok_or_else(|| Error::failed(format!("{}: there is nobody to ask", self.name)))?;
-        let mut failed = None;
+        let mut failed = Vec::new();
         for mirror in endpoints {
             let mirror = mirror.settled().await?;
-            match manifest::fetch(&mirror, target).await {
+            match manifest::fetch(&mirror, target).await.and_then(|found| readable(target, found)) {
                 Ok(None) => tracing::debug!("{}: not at the mirror {}", self.name, mirror.home),
                 Err(error) => {
                     passed_over(&mirror, &error);
-                    failed = Some(error);
+                    failed.push(error.to_string());
                 }
                 found => return found,
             }
         }
-        manifest::fetch(&registry.settled().await?, target).await.map_err(|error| match (&failed, error.hint_text()) {
-            (Some(of_mirror), None) => error.hint(format!("its mirror failed too: {of_mirror}")),
+        let found = manifest::fetch(&registry.settled().await?, target).await;
+        found.map_err(|error| match (failed.is_empty(), error.hint_text()) {
+            (false, None) => error.hint(format!("its mirrors failed too: {}", failed.join("; "))),
             _ => error,
         })
     }
@@ -371,6 +376,14 @@ impl Repository {
     pub async fn push_manifest(&self, target: &Target, media_type: &str, bytes: Bytes) -> Result<Stored> {
         manifest::push(&self.clone().for_push().registry().await?, target, media_type, bytes).await
     }
+}
+
+/// Refuses what a mirror gives for a tag and is no document at all: there is no digest to hold it against.
+fn readable(target: &Target, found: Option<Manifest>) -> Result<Option<Manifest>> {
+    if let (Target::Tag(_), Some(manifest)) = (target, &found) {
+        Object::parse(&manifest.bytes)?;
+    }
+    Ok(found)
 }
 
 fn passed_over(endpoint: &Endpoint, error: &Error) {
