@@ -1231,6 +1231,99 @@ async fn manifests_are_stored_and_read_back() {
     assert_eq!(kind(repository.push_manifest(&tag("1"), OCI_MANIFEST, large).await).0, Kind::Content);
 }
 
+/// A tag that moved, or may have, is never passed over in silence (faults.md E16, E24).
+#[tokio::test]
+async fn an_error_says_what_the_tag_names_by_then() {
+    const OLD: &[u8] = br#"{"schemaVersion":2,"old":1}"#;
+    const OTHER: &[u8] = br#"{"schemaVersion":2,"somebody":"else"}"#;
+    type Fault = fn(&Registry, &Request, &dyn Fn() -> Reply) -> Option<Reply>;
+    let digest = |bytes: &[u8]| Digest::of(bytes).to_string();
+    type Expected = Result<(), (Kind, String)>;
+    let cases: [(&str, Fault, Expected); 9] = [
+        (
+            "stored, and no answer arrives",
+            |_, r, real| {
+                (r.method == "PUT").then(|| {
+                    real();
+                    Reply::new(200).ending(Ending::Dropped)
+                })
+            },
+            Ok(()),
+        ),
+        (
+            "stored, and 502",
+            |_, r, real| {
+                (r.method == "PUT").then(|| {
+                    real();
+                    Reply::new(502)
+                })
+            },
+            Ok(()),
+        ),
+        (
+            "never stored",
+            |_, r, _| (r.method == "PUT").then(|| Reply::new(200).ending(Ending::Dropped)),
+            Err((Kind::Failed, format!("the tag names {} now", digest(OLD)))),
+        ),
+        (
+            "never stored, and 503",
+            |_, r, _| (r.method == "PUT").then(|| Reply::new(503)),
+            Err((Kind::Failed, format!("the tag names {} now", digest(OLD)))),
+        ),
+        (
+            "no answer, and somebody else moves it",
+            |registry, r, real| {
+                (r.method == "PUT").then(|| {
+                    real();
+                    registry.put_manifest("b", Some("1"), OCI_MANIFEST, OTHER);
+                    Reply::new(200).ending(Ending::Dropped)
+                })
+            },
+            Err((Kind::Failed, format!("the tag names {} now", digest(OTHER)))),
+        ),
+        (
+            "somebody else moves it behind us, which is no failure of ours",
+            |registry, r, _| {
+                if r.is("GET", "/manifests/sha256:") {
+                    registry.put_manifest("b", Some("1"), OCI_MANIFEST, OTHER);
+                }
+                None
+            },
+            Ok(()),
+        ),
+        (
+            "other bytes by digest",
+            |_, r, _| r.is("GET", "/manifests/sha256:").then(|| Reply::new(200).body(OTHER)),
+            Err((Kind::Content, format!("the tag names {} now", digest(MANIFEST)))),
+        ),
+        (
+            "other bytes by any name",
+            |_, r, _| (r.method == "GET").then(|| Reply::new(200).body(OTHER)),
+            Err((Kind::Content, format!("the tag names {} now", digest(OTHER)))),
+        ),
+        (
+            "nothing can be read",
+            |_, r, _| (r.method == "GET").then(|| Reply::new(500)),
+            Err((Kind::Failed, "whether the tag has moved is not known".to_owned())),
+        ),
+    ];
+    for (name, fault, expected) in cases {
+        let registry = Registry::start();
+        registry.put_manifest("b", Some("1"), OCI_MANIFEST, OLD);
+        let server = registry.clone();
+        registry.fault(move |request, real| fault(&server, request, real));
+        let result = open(&registry, "b").push_manifest(&tag("1"), OCI_MANIFEST, Bytes::from_static(MANIFEST)).await;
+        match (result, expected) {
+            (Ok(Stored::Stored), Ok(())) => {}
+            (Err(error), Err((kind, words))) => {
+                assert!(error.kind() == kind && error.to_string().contains(&words), "{name}: {error}");
+                assert!(error.hint_text().is_some(), "{name}");
+            }
+            (result, expected) => panic!("{name}: {result:?}, not {expected:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn manifests_that_registries_do_not_keep_as_they_are() {
     type Change = fn(&Request, Reply) -> Reply;

@@ -96,7 +96,7 @@ pub struct Copied {
 ///
 /// # Errors
 /// [`Kind::DestinationRefused`] if the destination tag names something else, unless `options.replace`. In every case of an
-/// error the tag is where it was, but for a registry that moves it and then gives back something else than it was sent.
+/// error the tag is where it was, or the error says what it names now.
 /// [`Place::finish`] of `route.to` is up to the caller.
 pub async fn image(route: &Route<'_>, options: &Options, progress: &Arc<dyn Progress>) -> Result<Outcome> {
     let Route { from, source, to, destination } = route;

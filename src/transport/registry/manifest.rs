@@ -48,7 +48,8 @@ pub(super) async fn fetch(repository: &Endpoint, target: &Target) -> Result<Opti
     Ok(Some(Manifest { media_type, digest, bytes }))
 }
 
-/// Stores a manifest and reads it back by its digest.
+/// Stores a manifest and reads it back by its digest. If that fails after a tag has moved, or may have, the error says what
+/// it names now. Whoever moves it after us does no harm: registries have no compare-and-set (faults.md E21).
 pub(super) async fn push(repository: &Endpoint, target: &Target, media_type: &str, bytes: Bytes) -> Result<Stored> {
     let shared = &repository.client.0;
     let what = name(repository, target);
@@ -68,20 +69,24 @@ pub(super) async fn push(repository: &Endpoint, target: &Target, media_type: &st
     let mut failures = 0;
     loop {
         let access = repository.access(&scopes);
-        let refusal =
-            match http::fetch_small(shared, Some(&access), &request, shared.options.limits.document(), &what).await? {
-                Outcome::Success((headers, _)) => {
-                    if let Some(said) = header_digest(&headers)
-                        && said.algorithm() == digest.algorithm()
-                        && said != digest
-                    {
-                        return Err(Error::content(format!("{what}: the registry stored {said} instead of {digest}")));
+        let limit = shared.options.limits.document();
+        let refusal = match http::fetch_small(shared, Some(&access), &request, limit, &what).await? {
+            Outcome::Success((headers, _)) => {
+                let said = header_digest(&headers).filter(|said| said.algorithm() == digest.algorithm());
+                let stored = match said.filter(|said| *said != digest) {
+                    Some(other) => {
+                        Err(Error::content(format!("{what}: the registry says that it stored {other}, not {digest}")))
                     }
-                    return read_back(repository, &digest, media_type, &bytes).await.map(|()| Stored::Stored);
-                }
-                Outcome::Refused(refusal) => refusal,
-                Outcome::Lost(error) => return Err(error.context(what)),
-            };
+                    None => read_back(repository, &digest, media_type, &bytes).await,
+                };
+                return match stored {
+                    Ok(()) => Ok(Stored::Stored),
+                    Err(error) => Err(with_state(error, &now(repository, target).await)),
+                };
+            }
+            Outcome::Refused(refusal) => refusal,
+            Outcome::Lost(error) => return unanswered(repository, target, &bytes, error.context(what)).await,
+        };
         let unknown = matches!(refusal.code.as_str(), "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN" | "MANIFEST_UNKNOWN");
         // distribution 2 cannot read a link that another client writes at this moment, and says this.
         let torn = refusal.code == "DIGEST_INVALID";
@@ -122,7 +127,38 @@ async fn refused(repository: &Endpoint, target: &Target, bytes: &Bytes, refusal:
             .hint("choose another tag"));
         }
     }
+    if retry::is_transient(refusal.status) {
+        return unanswered(repository, target, bytes, refusal.into_error(&what)).await;
+    }
     Err(refusal.into_error(&what))
+}
+
+/// The registry may have taken a manifest although its answer was lost (faults.md E16).
+async fn unanswered(repository: &Endpoint, target: &Target, bytes: &Bytes, error: Error) -> Result<Stored> {
+    match now(repository, target).await {
+        Some(Ok(Some(there))) if there.bytes == *bytes => Ok(Stored::Stored),
+        now => Err(with_state(error, &now)),
+    }
+}
+
+/// What a tag names now.
+async fn now(repository: &Endpoint, target: &Target) -> Option<Result<Option<Manifest>>> {
+    match target {
+        Target::Tag(_) => Some(fetch(repository, target).await),
+        Target::Digest(_) => None,
+    }
+}
+
+/// `error`, and what the tag names that was to move.
+fn with_state(error: Error, now: &Option<Result<Option<Manifest>>>) -> Error {
+    let state = match now {
+        None => return error,
+        Some(Ok(Some(there))) => format!("the tag names {} now", there.digest),
+        Some(Ok(None)) => "there is no such tag".to_owned(),
+        Some(Err(_)) => "whether the tag has moved is not known".to_owned(),
+    };
+    let hint = error.hint_text().unwrap_or("look at it with capatch verify, and run the command again").to_owned();
+    Error::new(error.kind(), format!("{error}; {state}")).hint(hint)
 }
 
 /// Registries must store the exact bytes; not all do (faults.md E24).
@@ -133,6 +169,8 @@ async fn read_back(repository: &Endpoint, digest: &Digest, media_type: &str, byt
     loop {
         match get(repository, &target, Some(media_type)).await? {
             Outcome::Success((_, stored)) if stored == *bytes => return Ok(()),
+            // One answer may be damaged on its way.
+            Outcome::Success(_) if failures + 1 < TRIES => failures += 1,
             Outcome::Success(_) => {
                 return Err(Error::content(format!(
                     "{what}: the registry does not give back the bytes that it was sent"
@@ -143,7 +181,6 @@ async fn read_back(repository: &Endpoint, digest: &Digest, media_type: &str, byt
                 if failures >= TRIES {
                     return Err(Error::failed(format!("{what}: the registry took the manifest and does not have it")));
                 }
-                tokio::time::sleep(retry::backoff(repository.client.0.options.retry_base, failures)).await;
             }
             Outcome::Refused(refusal) if matches!(refusal.status.as_u16(), 401 | 403) => {
                 tracing::warn!("{what}: stored, but may not be read back{}", refusal.said());
@@ -152,6 +189,7 @@ async fn read_back(repository: &Endpoint, digest: &Digest, media_type: &str, byt
             Outcome::Refused(refusal) => return Err(refusal.into_error(&what)),
             Outcome::Lost(error) => return Err(error.context(what)),
         }
+        tokio::time::sleep(retry::backoff(repository.client.0.options.retry_base, failures)).await;
     }
 }
 
