@@ -12,7 +12,7 @@
 //! | P7: killed at any step and run again, the end is the same | `tests/crash.rs::killed_at_any_step_a_layout_is_what_it_was_or_what_it_was_to_be` `tests/copy.rs::killed_at_a_hundred_moments_it_ends_well_in_the_end` |
 //! | P8: so many writers, so many tags | `tests/properties.rs::every_writer_gets_its_tag` `tests/patch.rs::two_runs_into_one_layout_lose_no_tag` |
 //! | P9: one changed byte of a layout is found | `tests/properties.rs::one_changed_byte_is_found` `tests/verify.rs::every_changed_byte_of_every_blob_is_found` |
-//! | P10: one fault, and the digest is the same or the tag is where it was | `tests/properties.rs::one_fault_does_no_harm` |
+//! | P10: one fault, and the digest is the same or the tag is where it was | `tests/one_fault.rs::of_a_copy_from_repository_to_repository` `tests/one_fault.rs::of_a_copy_into_a_layout` `tests/one_fault.rs::of_a_copy_out_of_a_layout` `tests/one_fault.rs::of_a_patch_from_repository_to_repository` `tests/one_fault.rs::of_a_patch_within_a_repository` `tests/one_fault.rs::of_a_patch_into_a_layout` `tests/one_fault.rs::of_a_patch_out_of_a_layout` |
 //! | P11: nothing that is said holds a secret or a control character | `tests/properties.rs::what_is_said_is_printable_and_no_secret` |
 //! | P12: memory does not grow with the image | `tests/bombs.rs::whatever_the_image_memory_stays_small` |
 //! | P13: no hop brings credentials back | `tests/properties.rs::credentials_do_not_come_back` |
@@ -26,76 +26,24 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
 
-use capatch::copy::{self, Memory, Outcome, Route};
-use capatch::error::Result;
 use capatch::layer::tree::{Detail, Tree};
 use capatch::limits::Limits;
 use capatch::oci::descriptor::Descriptor;
 use capatch::oci::digest::{Algorithm, Hasher};
 use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
-use capatch::oci::reference::{Reference, Target};
-use capatch::progress::{Progress, Silent};
+use capatch::oci::reference::Target;
 use capatch::transport::layout::Layout;
-use capatch::transport::registry::{Client, Options};
-use capatch::transport::{Place, Transports, containerd};
 use common::cli::{capatch, ok, start};
 use common::image::{Image, NGINX, Opened, Packing, Scene, leftovers};
-use common::registry::{Auth, Bearer, Ending, Registry, Reply, basic};
+use common::library::{PASSWORD, copied, transports};
+use common::registry::{Auth, Bearer, Registry, Reply, basic};
 use common::tar::{dir, file, hard_link, symlink, whiteout};
 use common::{elf, tar};
 use proptest::prelude::*;
 
 fn few(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 50, ..ProptestConfig::default() }
-}
-
-const PASSWORD: &str = "canary-password";
-
-/// Transports that remember nothing, wait for next to nothing, and know the password for `registries`.
-fn transports(scene: &Scene, registries: &[&Registry]) -> Transports {
-    let auths: Vec<String> = registries
-        .iter()
-        .map(|registry| format!(r#""{}":{{"username":"user","password":"{PASSWORD}"}}"#, registry.host()))
-        .collect();
-    fs::write(scene.path("auth.json"), format!(r#"{{"auths":{{{}}}}}"#, auths.join(","))).unwrap();
-    let registries = Client::new(Options {
-        auth_file: Some(scene.path("auth.json")),
-        cert_dir: Some("/does/not/exist".into()),
-        registries_conf: Some("/dev/null".into()),
-        hosts_dir: Some("/dev/null".into()),
-        max_wait: Duration::from_secs(2),
-        retry_base: Duration::ZERO,
-        stall: Duration::from_secs(5),
-        ..Options::default()
-    });
-    let containerd = containerd::Options { address: scene.path("none"), namespace: "none".into() };
-    Transports { registries: registries.unwrap(), containerd, docker: String::new(), limits: Limits::default() }
-}
-
-fn copied(source: &str, destination: &str, transports: &Transports) -> Result<Outcome> {
-    let (source, destination): (Reference, Reference) = (source.parse()?, destination.parse()?);
-    let (from, to) = (Place::of(&source, transports)?, Place::of(&destination, transports)?.for_push(&source));
-    let options = copy::Options {
-        platforms: Vec::new(),
-        referrers: false,
-        foreign_layers: true,
-        replace: true,
-        force: false,
-        dry_run: false,
-        jobs: 2,
-        memory: Memory::default(),
-    };
-    let progress: Arc<dyn Progress> = Arc::new(Silent);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        to.prepare()?;
-        let route = Route { from: &from, source: &source, to: &to, destination: &destination };
-        let outcome = copy::image(&route, &options, &progress).await?;
-        to.finish(&progress).await.map(|()| outcome)
-    })
 }
 
 // P1
@@ -431,72 +379,6 @@ proptest! {
 fn scene_digest(index: &[u8]) -> Option<String> {
     let index: serde_json::Value = serde_json::from_slice(index).ok()?;
     index["manifests"][0]["digest"].as_str().map(str::to_owned)
-}
-
-// P10
-
-/// What can happen to one answer.
-const FAULTS: [&str; 8] = ["500", "503", "404", "lost before", "lost after", "cut", "other byte", "429"];
-
-fn fault(kind: &str, real: &dyn Fn() -> Reply) -> Reply {
-    match kind {
-        "lost before" => Reply::new(200).ending(Ending::Dropped),
-        "lost after" => {
-            real();
-            Reply::new(200).ending(Ending::Dropped)
-        }
-        "cut" => real().ending(Ending::Cut(1)),
-        "other byte" => {
-            let mut reply = real();
-            if let Some(byte) = reply.body.first_mut() {
-                *byte ^= 1;
-            }
-            reply
-        }
-        status => Reply::error(status.parse().unwrap(), "UNKNOWN"),
-    }
-}
-
-#[test]
-fn one_fault_does_no_harm() {
-    let (old, new) = (Image::kong_arm64().build(), Image::kong().docker().build());
-    let scene = Scene::new();
-    let (registry, mut tried, mut survived) = (Registry::start(), 0, 0);
-    for kind in FAULTS {
-        for position in 0.. {
-            registry.reset();
-            old.push(&registry, "to", "1");
-            new.push(&registry, "from", "1");
-            let place = |path: &str| format!("{}/{path}", registry.host());
-            registry.fault_times(1, nth(position), move |real| fault(kind, real));
-            let transports = transports(&scene, &[]);
-            let result = copied(&place(&format!("from@{}", new.digest)), &place("to:1"), &transports);
-            let tagged = registry.tag("to", "1").unwrap();
-            match &result {
-                Ok(_) => {
-                    assert_eq!(tagged, new.digest, "{kind} at {position}");
-                    for (digest, bytes) in &new.blobs {
-                        assert_eq!(registry.blob("to", &digest.parse().unwrap()).as_ref(), Some(bytes));
-                    }
-                    survived += 1;
-                }
-                // A tag that was set and then read back wrongly is there, and it is the image.
-                Err(_) if kind == "other byte" && tagged == new.digest => {}
-                Err(error) => assert_eq!(tagged, old.digest, "{kind} at {position}: {error}"),
-            }
-            tried += 1;
-            if registry.log().len() <= position {
-                break;
-            }
-        }
-    }
-    assert!(tried > 80 && survived > tried / 2, "{survived} of {tried}");
-}
-
-/// Whether a request is number `position`, from 0.
-fn nth(position: usize) -> impl Fn(&common::registry::Request) -> bool + Send + Sync {
-    let count = std::sync::atomic::AtomicUsize::new(0);
-    move |_| count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == position
 }
 
 // P11

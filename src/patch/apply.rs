@@ -57,8 +57,8 @@ pub enum Outcome {
 ///
 /// # Errors
 /// [`error::Kind::DestinationRefused`] if the destination tag holds something that is not an earlier patch of the same
-/// repository, or changes while we work. In every case of an error the tag is where it was, or the error says what it names now. [`Place::finish`] of
-/// `route.to` is up to the caller.
+/// repository, or changes while we work. In every case of an error the tag is where it was, or the error says what it
+/// names now. [`Place::finish`] of `route.to` is up to the caller.
 pub async fn apply(
     route: &Route<'_>,
     options: &Options,

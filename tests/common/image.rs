@@ -326,6 +326,19 @@ impl Content {
         }
     }
 
+    /// The single image that is alone in an OCI layout.
+    pub fn read(layout: &Path) -> Self {
+        let index: Value = serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+        let root = |name: &str| index["manifests"][0][name].as_str().unwrap().to_owned();
+        let (digest, media_type) = (root("digest"), root("mediaType"));
+        let files = fs::read_dir(layout.join("blobs/sha256")).unwrap().map(|entry| entry.unwrap());
+        let mut blobs: BTreeMap<String, Vec<u8>> = files
+            .map(|file| (format!("sha256:{}", file.file_name().to_str().unwrap()), fs::read(file.path()).unwrap()))
+            .collect();
+        let manifest = (media_type.clone(), blobs.remove(&digest).unwrap());
+        Content { blobs, manifests: BTreeMap::from([(digest.clone(), manifest)]), media_type, digest }
+    }
+
     /// Writes it into an OCI layout, beside what is there.
     pub fn write(&self, layout: &Path, tag: &str) {
         let manifests = self.manifests.iter().map(|(digest, (_, bytes))| (digest, bytes));

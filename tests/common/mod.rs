@@ -6,6 +6,7 @@ pub mod claims;
 pub mod cli;
 pub mod elf;
 pub mod image;
+pub mod library;
 pub mod manifests;
 pub mod proxy;
 pub mod registry;
