@@ -7,6 +7,7 @@ mod common;
 use common::cli::{Run, capatch, start};
 use common::image::{Content, Image, Scene};
 use common::registry::{Ending, Registry, Reply, Request};
+use common::tar::file;
 
 /// An image at a registry, and at a mirror of it that is not to be trusted.
 struct Pair {
@@ -34,9 +35,13 @@ const ALL: [Wrong; 4] = [Wrong::Noise, Wrong::Middle, Wrong::End, Wrong::Cut];
 
 impl Pair {
     fn new() -> Self {
+        Pair::of(Image::kong().build())
+    }
+
+    fn of(image: Content) -> Self {
         let pair = Pair {
             scene: Scene::new(),
-            image: Image::kong().build(),
+            image,
             registry: Registry::start(),
             mirror: Registry::start(),
             destination: Registry::start(),
@@ -144,6 +149,21 @@ fn every_command_passes_over_a_mirror_with_other_content() {
             }
         }
     }
+}
+
+/// Nonsense at the start of a large layer is refused long before its end tells whose fault it is.
+#[test]
+fn what_makes_no_sense_is_read_to_its_end() {
+    let noise: Vec<u8> = (0..1_000_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let pair = Pair::of(Image::kong().layer([file("opt/noise", noise)]).build());
+    spoil(&pair.mirror, &pair.image.layer(3), Wrong::Noise);
+    for command in ["getcap", "verify", "doctor"] {
+        let said = pair.run(&[command, &pair.source()]);
+        assert!([0, 8].contains(&said.code), "{said:#?}");
+        assert!(said.stderr.contains(&format!("the mirror {} gave other content", pair.mirror.host())), "{said:#?}");
+    }
+    let said = pair.run(&["patch", &pair.source(), &pair.scene.reference("patched:1")]).succeeded();
+    assert!(said.stderr.contains(&format!("the mirror {} gave other content", pair.mirror.host())), "{said:#?}");
 }
 
 #[test]
