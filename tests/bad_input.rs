@@ -822,6 +822,10 @@ fn a_read_only_destination_is_refused_before_anything_is_read() {
     let from = format!("{}/kong:3.9", registry.host());
     let said = unprivileged(&scene, &["patch", &from, &scene.reference("dst:out")]).failed(4, &["cannot write", "dst"]);
     assert!(said.stderr.contains("ermission denied"), "{said:#?}");
+    assert!(said.hint().unwrap().contains("that you may write to"), "{said:#?}");
+    let archive = format!("oci-archive:{}:1", scene.path("dst/a.tar").display());
+    let said = unprivileged(&scene, &["copy", &from, &archive]).failed(4, &["cannot write", "a.tar"]);
+    assert!(said.hint().unwrap().contains("that you may write to"), "{said:#?}");
     assert_eq!(registry.count("GET", "/blobs/"), 0);
     unprivileged(&scene, &["patch", &from, &scene.reference("new/dst:out")]).failed(4, &["cannot write", "new"]);
     whole(&scene.path("dst"));
@@ -876,7 +880,10 @@ fn no_space_leaves_nothing_half_written() {
     let index = fs::read(scene.path("dst/index.json")).unwrap();
     let said = with_file_limit(16, &["patch", &source, &to, "--file", "/opt/nginx"])
         .failed(1, &["cannot write", "dst", "too large"]);
-    assert!(said.stderr.contains(hex(&image.layer(0))), "{said:#?}");
+    assert!(said.stderr.contains(hex(&image.layer(0))) && !said.stderr.contains(".capatch-"), "{said:#?}");
+    let archive = format!("oci-archive:{}:1", scene.path("a.tar").display());
+    let said = with_file_limit(16, &["copy", &source, &archive]).failed(1, &["cannot write", "a.tar", "too large"]);
+    assert!(!said.stderr.contains(".capatch-") && !scene.path("a.tar").exists(), "{said:#?}");
     assert_eq!(fs::read(scene.path("dst/index.json")).unwrap(), index);
     whole(&scene.path("dst"));
     ok(["patch", &source, &to, "--file", "/opt/nginx"]);

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use capatch::oci::digest::Digest;
 use common::cli::{capatch, ok, start};
-use common::image::{Image, Scene, leftovers};
+use common::image::{Image, Packing, Scene, leftovers};
+use common::tar::file;
 
 /// What changes files, in whatever form the machine has it.
 const STEPS: [&str; 5] = ["?rename,?renameat,?renameat2", "fsync", "ftruncate", "?mkdir,?mkdirat", "write"];
@@ -95,6 +96,32 @@ fn a_disk_that_fails_at_any_step_leaves_the_index_as_it_was() {
         blobs_are_right(&scene.path("dst"));
         assert!(leftovers(&scene.path("dst")).is_empty(), "{step} {when}");
     }
+}
+
+// F11
+#[test]
+fn a_full_disk_is_told_by_what_the_user_knows_and_what_stays_there() {
+    let scene = Scene::new();
+    let image =
+        Image::kong().layer([file("opt/big", vec![7; 3 << 20])]).packed(vec![0; 2 << 20], Packing::Plain).build();
+    scene.source(&image);
+    // A large layer, half of which has arrived, is gone on with.
+    let layer = image.layers().into_iter().max_by_key(|layer| image.blobs[layer].len()).unwrap();
+    let partial = scene.path("dst").join(format!(".capatch-{}", layer.replace(':', "-")));
+    let partial = partial.to_str().unwrap();
+    let ended = copy_traced(&scene, &["-P", partial, "-e", "inject=write:error=ENOSPC:when=3+"]);
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(1) && said.contains("cannot write") && said.contains("dst"), "{said}");
+    assert!(!said.contains(".capatch-") && said.contains("it goes on from what has arrived"), "{said}");
+    assert!(fs::metadata(partial).unwrap().len() > 0);
+    ok(["copy", &scene.reference("src:3.9"), &scene.reference("dst:new")]);
+    ok(["verify", &scene.reference("dst:new")]);
+    // Where there was nothing and nothing could be written, nothing is.
+    fs::remove_dir_all(scene.path("dst")).unwrap();
+    let ended = copy_traced(&scene, &["-e", &format!("inject={}:error=ENOSPC:when=1+", STEPS[0])]);
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(1) && !said.contains(".capatch-") && said.contains("make room"), "{said}");
+    assert!(!scene.path("dst").exists());
 }
 
 // F12

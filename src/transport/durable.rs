@@ -27,13 +27,10 @@ const LOCK_TURN: Duration = Duration::from_secs(2);
 
 /// A new file beside `blobs`, so that the rename stays in one file system; locked for as long as it lives.
 pub(super) fn temporary(directory: &Path) -> Result<NamedTempFile> {
-    use std::os::unix::fs::PermissionsExt;
     let error = |e: io::Error| Error::io(format!("cannot write into {}", directory.display()), &e);
-    let file = tempfile::Builder::new()
-        .prefix(TEMPORARY)
-        .permissions(fs::Permissions::from_mode(0o666))
-        .tempfile_in(directory)
-        .map_err(error)?;
+    // Opened here: `tempfile` puts a name that nobody typed into its errors, as it does in those of its `Write`.
+    let open = |path: &Path| File::options().read(true).write(true).create_new(true).mode(0o666).open(path);
+    let file = tempfile::Builder::new().prefix(TEMPORARY).make_in(directory, open).map_err(error)?;
     // Some file systems have no locks; then garbage is told by its age alone.
     let _ = file.as_file().try_lock();
     Ok(file)
@@ -172,6 +169,14 @@ pub(super) fn read_limited(path: &Path, limits: &Limits) -> Result<Option<Vec<u8
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_name_no_file_of_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("missing");
+        let error = temporary(&missing).unwrap_err().to_string();
+        assert!(error.contains(missing.to_str().unwrap()) && !error.contains(TEMPORARY), "{error}");
+    }
 
     // faults.md F5
     #[test]

@@ -202,7 +202,10 @@ pub(super) fn check_writable(path: &Path) -> Result<()> {
     let directory = directory_of(path);
     access(&directory, Access::WRITE_OK | Access::EXEC_OK).map_err(|e| {
         let error = Error::io(format!("cannot write {}", path.display()), &io::Error::from(e));
-        if directory.is_dir() { error } else { error.hint(format!("make the directory {} first", directory.display())) }
+        error.hint(match directory.is_dir() {
+            true => format!("name a place that you may write to; {} is none", directory.display()),
+            false => format!("make the directory {} first", directory.display()),
+        })
     })
 }
 
@@ -271,7 +274,7 @@ impl Sink {
 impl Write for Sink {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         match self {
-            Sink::File(file, ..) => file.write(buffer),
+            Sink::File(file, ..) => file.as_file_mut().write(buffer),
             Sink::Pipe(file) => file.write(buffer),
             Sink::Engine(pipe) => pipe.write(buffer),
         }

@@ -139,7 +139,8 @@ async fn write(
     let bar: Arc<dyn Bar> = progress.start(&format!("write {place}"), total).into();
     let watch = bar.clone();
     let mut tar = blocking(move || {
-        let mut tar = Tar { sink: BufWriter::with_capacity(PIECE, sink) };
+        let piped = !matches!(sink, Sink::File(..));
+        let mut tar = Tar { sink: BufWriter::with_capacity(PIECE, sink), piped };
         tar.small(MARKER, MARKER_CONTENT.as_bytes())?;
         tar.small(INDEX, &index)?;
         if let Some(docker) = docker {
@@ -176,6 +177,8 @@ async fn open(pending: &Pending, old: Option<&Arc<Opened>>, descriptor: &Descrip
 /// that failed half-way can be told from a whole one.
 struct Tar {
     sink: BufWriter<Sink>,
+    /// Whether somebody else has what was written.
+    piped: bool,
 }
 
 impl Tar {
@@ -223,7 +226,8 @@ impl Tar {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.sink.write_all(bytes).map_err(|e| failed(&e))
+        let piped = self.piped;
+        self.sink.write_all(bytes).map_err(|e| failed(&e, piped))
     }
 
     fn pad(&mut self, size: u64) -> Result<()> {
@@ -234,16 +238,19 @@ impl Tar {
     /// Writes the end, and lets the archive have its name; see [`Sink::finish`].
     fn finish(mut self) -> Result<bool> {
         self.write(&[0; 2 * BLOCK])?;
-        self.sink.flush().map_err(|e| failed(&e))?;
-        let sink = self.sink.into_inner().map_err(|e| failed(e.error()))?;
+        let piped = self.piped;
+        self.sink.flush().map_err(|e| failed(&e, piped))?;
+        let sink = self.sink.into_inner().map_err(|e| failed(e.error(), piped))?;
         sink.finish()
     }
 }
 
-fn failed(error: &io::Error) -> Error {
+fn failed(error: &io::Error, piped: bool) -> Error {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Error::failed("whoever reads the archive stopped before its end")
             .hint("look at what the other program said"),
+        io::ErrorKind::StorageFull if !piped => Error::io("cannot write the archive", error)
+            .hint("make room on that file system, and run it again: nothing of this archive is left there"),
         _ => Error::io("cannot write the archive", error),
     }
 }

@@ -155,18 +155,29 @@ impl Layout {
                 .hint("name a new directory or an existing layout; a file is written as oci-archive:FILE"));
         }
         access(&directory, Access::WRITE_OK | Access::EXEC_OK).map_err(|e| {
-            let kind = if e == rustix::io::Errno::ACCESS { Kind::Denied } else { Kind::Failed };
-            Error::new(kind, format!("cannot write {}: {}", self.path.display(), io::Error::from(e)))
+            let error = Error::io(format!("cannot write {}", self.path.display()), &io::Error::from(e));
+            error.hint(format!("name a place that you may write to; {} is none", directory.display()))
         })
     }
 
     /// Makes this a layout, if it is none yet.
     pub fn prepare(&self) -> Result<()> {
+        self.check_writable()?;
+        let is_new = !self.path.exists();
+        self.make().inspect_err(|_| {
+            // What another run has put something into is not empty, and stays.
+            let blobs = self.path.join("blobs");
+            for directory in [&blobs.join("sha256"), &blobs, &self.path].into_iter().filter(|_| is_new) {
+                let _ = fs::remove_dir(directory);
+            }
+        })
+    }
+
+    fn make(&self) -> Result<()> {
         let error = |path: &Path| {
             let path = path.display().to_string();
             move |e: io::Error| Error::io(format!("cannot write {path}"), &e)
         };
-        self.check_writable()?;
         let blobs = self.path.join("blobs").join("sha256");
         fs::create_dir_all(&blobs).map_err(error(&blobs))?;
         // What leads out of the layout is not written to either (faults.md F10).
@@ -177,7 +188,7 @@ impl Layout {
         }
         if !self.exists()? {
             let mut marker = temporary(&self.path)?;
-            marker.write_all(index::MARKER_CONTENT.as_bytes()).map_err(error(&self.path))?;
+            marker.as_file_mut().write_all(index::MARKER_CONTENT.as_bytes()).map_err(error(&self.path))?;
             publish(marker, &self.path.join(MARKER))?;
         }
         remove_garbage(&self.path);
@@ -189,7 +200,7 @@ impl Layout {
         let path = self.blob_path(&descriptor.digest);
         let place = |e: &io::Error| Error::io(format!("cannot write {}", path.display()), e);
         let mut file = temporary(&self.path)?;
-        blob::for_each_piece(descriptor, reader, |piece| file.write_all(piece).map_err(|e| place(&e)))?;
+        blob::for_each_piece(descriptor, reader, |piece| file.as_file_mut().write_all(piece).map_err(|e| place(&e)))?;
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(|e| place(&e))?;
         }
@@ -209,7 +220,9 @@ impl Layout {
             // What could not be read again is not written.
             self.limits.check_document(after.len() as u64, format!("{} with one more tag", path.display()))?;
             let mut file = temporary(&self.path)?;
-            file.write_all(&after).map_err(|e| Error::io(format!("cannot write {}", path.display()), &e))?;
+            file.as_file_mut()
+                .write_all(&after)
+                .map_err(|e| Error::io(format!("cannot write {}", path.display()), &e))?;
             // Tools without our lock may have been faster (faults.md F6).
             if self.index_bytes()? == before {
                 return publish(file, &path);

@@ -52,15 +52,16 @@ impl Layout {
         .await
     }
 
-    fn unfinished(&self, descriptor: &Descriptor) -> Result<NamedTempFile> {
+    /// A file for the blob, and whether it stays if the blob does not arrive whole.
+    fn unfinished(&self, descriptor: &Descriptor) -> Result<(NamedTempFile, bool)> {
         let name = format!("{}-{}", descriptor.digest.algorithm().name(), descriptor.digest.hex());
         let kept = if descriptor.size < WORTH_KEEPING { None } else { unfinished(&self.path, &name)? };
         match kept {
             Some(mut file) => {
                 file.disable_cleanup(true);
-                Ok(file)
+                Ok((file, true))
             }
-            None => temporary(&self.path),
+            None => Ok((temporary(&self.path)?, false)),
         }
     }
 }
@@ -70,6 +71,7 @@ struct Receiver {
     descriptor: Descriptor,
     place: String,
     file: NamedTempFile,
+    kept: bool,
     /// Bytes that an earlier run left; none if there are more than the blob has.
     length: u64,
 }
@@ -77,7 +79,8 @@ struct Receiver {
 impl Receiver {
     fn new(layout: &Layout, descriptor: Descriptor) -> Result<Self> {
         let place = layout.blob_path(&descriptor.digest).display().to_string();
-        let mut receiver = Receiver { file: layout.unfinished(&descriptor)?, descriptor, place, length: 0 };
+        let (file, kept) = layout.unfinished(&descriptor)?;
+        let mut receiver = Receiver { file, kept, descriptor, place, length: 0 };
         let length = receiver.file.as_file().metadata().map_err(|e| receiver.failed(&e))?.len();
         if length <= receiver.descriptor.size {
             receiver.length = length;
@@ -86,7 +89,13 @@ impl Receiver {
     }
 
     fn failed(&self, error: &io::Error) -> Error {
-        Error::io(format!("cannot write {}", self.place), error)
+        let failed = Error::io(format!("cannot write {}", self.place), error);
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded if self.kept => {
+                failed.hint("make room on that file system, and run it again: it goes on from what has arrived")
+            }
+            _ => failed,
+        }
     }
 
     /// Hashes the first `start` bytes of the file and writes what `rest` gives behind them.
@@ -99,14 +108,14 @@ impl Receiver {
         let mut verifier = Verifier::new(&self.descriptor);
         let mut buffer = vec![0; BUFFER];
         self.file.as_file().set_len(start).map_err(|e| self.failed(&e))?;
-        self.file.seek(SeekFrom::Start(0)).map_err(|e| self.failed(&e))?;
+        self.file.as_file().seek(SeekFrom::Start(0)).map_err(|e| self.failed(&e))?;
         for_each_piece(self.file.as_file(), &mut buffer, |piece| verifier.update(piece))
             .map_err(|e| Error::io(&self.place, &e.into()))?;
         if let Some(rest) = rest {
-            let (file, place) = (&mut self.file, &self.place);
+            let (mut file, failed) = (self.file.as_file(), |e: &io::Error| self.failed(e));
             for_each_piece(rest, &mut buffer, |piece| {
                 verifier.update(piece)?;
-                file.write_all(piece).map_err(|e| Error::io(format!("cannot write {place}"), &e))
+                file.write_all(piece).map_err(|e| failed(&e))
             })?;
         }
         verifier.finish()
