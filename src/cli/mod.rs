@@ -243,6 +243,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(2)
+        // More than all --jobs need, so that a thread is waited for only if the system gives none.
+        .max_blocking_threads(4096)
         .build()
         .map_err(|e| Error::io("cannot start", &e))?;
     let result = runtime.block_on(async {

@@ -20,7 +20,7 @@ use futures_util::{Stream, StreamExt, stream};
 
 use crate::archive::compression::from_io;
 use crate::blob::Spool;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 pub use place::{Place, Root, Transports, blocking};
 pub use read::retried;
@@ -91,16 +91,13 @@ impl From<Spool> for Content {
 pub fn from_reader(reader: impl Read + Send + 'static) -> ByteStream {
     const PIECE: usize = 256 << 10;
     Box::pin(stream::try_unfold(reader, |mut reader| async move {
-        let read = tokio::task::spawn_blocking(move || {
+        let read = blocking(move || {
             let mut buffer = vec![0; PIECE];
-            let read = reader.read(&mut buffer)?;
+            let read = reader.read(&mut buffer).map_err(|e| from_io("reading content", &e))?;
             buffer.truncate(read);
-            Ok::<_, std::io::Error>((Bytes::from(buffer), reader))
+            Ok((Bytes::from(buffer), reader))
         });
-        let (bytes, reader) = read
-            .await
-            .map_err(|e| Error::failed(format!("reading stopped: {e}")))?
-            .map_err(|e| from_io("reading content", &e))?;
+        let (bytes, reader) = read.await?;
         Ok((!bytes.is_empty()).then_some((bytes, reader)))
     }))
 }
