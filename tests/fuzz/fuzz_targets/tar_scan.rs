@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::io::{BufReader, Read};
 
 use capatch::archive::entry::{Entries, Entry, Kind};
-use capatch::limits::Limits;
 use capatch::archive::path;
+use capatch::limits::Limits;
 use capatch_fuzz::{is_printable, tars};
 use futures_util::{FutureExt, StreamExt};
 use libfuzzer_sys::fuzz_target;
