@@ -224,7 +224,7 @@ fn snippets_come_to_an_end() {
 #[test]
 fn what_is_foretold_is_explained() {
     // The code of a finding, and of the entries that explain what it says.
-    const EXPLAINED: [(&str, &[&str]); 15] = [
+    const EXPLAINED: [(&str, &[&str]); 16] = [
         ("bounding-set", &["exec-refused"]),
         ("dns-policy", &["names-on-the-host-network"]),
         ("host-port-mismatch", &["host-network-ports"]),
@@ -234,6 +234,7 @@ fn what_is_foretold_is_explained() {
         ("pod-level-security-context", &["low-port-denied-nginx", "capabilities-of-a-pod"]),
         ("pod-security", &["pod-security"]),
         ("privileged-without-escalation", &["privileged-and-no-escalation"]),
+        ("refused-by-api-server", &["surge-of-a-daemon-set"]),
         ("replicas-share-host-ports", &["port-in-use"]),
         ("sysctl-with-host-network", &["sysctl-host-network"]),
         ("user", &["run-as-root", "user-by-name"]),

@@ -96,8 +96,11 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         code: "user-namespace-of-a-pod",
-        pattern: r"hostNetwork: Forbidden: when `?hostUsers`? is false",
-        seen: &["spec.template.spec.hostNetwork: Forbidden: when `hostUsers` is false"],
+        pattern: r"hostNetwork: Forbidden: when `?(pod\.Spec\.)?hostUsers`? is false",
+        seen: &[
+            "spec.template.spec.hostNetwork: Forbidden: when `pod.Spec.HostUsers` is false",
+            "spec.hostNetwork: Forbidden: when `hostUsers` is false",
+        ],
         what: "The API server refuses the pod: with hostNetwork it cannot have a user namespace of its own.",
         why: "A capability of a user namespace counts only in networks that this namespace owns, and the node's is none of them.",
         fix: &["hostUsers: true      (in the spec of the pod; or hostNetwork: false)"],
@@ -209,6 +212,19 @@ pub(super) const ENTRIES: &[Entry] = &[
         ],
         foretold: Some("capatch doctor IMAGE -f FILE: replicas-share-host-ports, surge-with-host-ports"),
         see: "https://kubernetes.io/docs/concepts/scheduling-eviction/",
+    },
+    Entry {
+        code: "surge-of-a-daemon-set",
+        pattern: r"maxSurge: Invalid value: .*: may not be set when maxUnavailable is non-zero",
+        seen: &[
+            "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: intstr.IntOrString{Type:0, IntVal:1, StrVal:\"\"}: may not be set when maxUnavailable is non-zero",
+        ],
+        what: "The API server refuses the DaemonSet: a new pod is to start beside the old one, and instead of it.",
+        why: "Of maxSurge and maxUnavailable exactly one may be other than zero, and maxUnavailable is 1 where nothing is said. On \
+              the host network the old pod has to go first, for it has the ports.",
+        fix: &["spec:", "  updateStrategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}"],
+        foretold: Some("capatch doctor IMAGE -f FILE: refused-by-api-server"),
+        see: "https://kubernetes.io/docs/tasks/manage-daemon/update-daemon-set/",
     },
     Entry {
         code: "names-on-the-host-network",
