@@ -15,8 +15,6 @@ use crate::error::{Error, Result};
 /// The table: the first entry that fits a line is what it is, so that the special ones stand before the general ones.
 const CATALOGUE: [&[Entry]; 3] = [ports::ENTRIES, kubernetes::ENTRIES, start::ENTRIES];
 
-/// Lines that are looked at; what somebody pastes has fewer.
-const MAX_LINES: usize = 10_000;
 /// Characters of a line that are repeated.
 const MAX_SHOWN: usize = 200;
 
@@ -74,7 +72,7 @@ pub struct Explanation {
 /// there several times is explained once, where it is first; nothing known gives an empty list.
 pub fn explain(text: &str) -> Result<Vec<Explanation>> {
     let patterns = patterns()?;
-    let lines: Vec<String> = text.lines().take(MAX_LINES).map(plain).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<String> = text.lines().map(plain).filter(|line| !line.is_empty()).collect();
     let entry = |line: &str| entries().nth(patterns.matches(line).iter().next()?);
     let mut seen = HashSet::new();
     let mut found: Vec<Explanation> = lines

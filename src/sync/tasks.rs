@@ -1,6 +1,7 @@
 //! The work that a file comes to: one source to one destination each, known in full before anything moves.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use super::select::Filter;
 use super::shard::Shard;
@@ -155,8 +156,7 @@ fn refuse_conflicts(tasks: &[Task]) -> Result<()> {
     let mut formats = HashMap::new();
     for task in tasks {
         if let Reference::Archive { format, path, .. } = &task.destination {
-            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-            if *formats.entry(path).or_insert(*format) != *format {
+            if *formats.entry(real(path)).or_insert(*format) != *format {
                 return Err(Error::usage(format!("{} is written as another kind of archive too", task.destination))
                     .context(&task.image.place)
                     .hint("an oci-archive is a docker-archive as well; name it in one way"));
@@ -217,14 +217,20 @@ pub(super) fn identity(reference: &Reference) -> String {
     match &mut reference {
         Reference::Registry { target: target @ None, .. } => *target = Some(Target::Tag("latest".to_owned())),
         Reference::Layout { path, .. } | Reference::Archive { path, .. } => {
-            if let Ok(absolute) = std::path::absolute(&*path) {
-                // A slash at the end is no component.
-                *path = absolute.components().collect();
-            }
+            *path = real(path);
         }
         _ => {}
     }
     reference.to_string()
+}
+
+/// A path without links and `..`, as far as it is there.
+fn real(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = absolute.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    let Some((above, real)) = there else { return absolute };
+    // A slash at the end is no component.
+    absolute.strip_prefix(above).map_or_else(|_| absolute.clone(), |rest| real.join(rest).components().collect())
 }
 
 impl Task<'_> {
@@ -389,6 +395,28 @@ mod tests {
             "- {source: r.io/a:1, destination: 'oci-archive:x.tar'}\n- {source: r.io/a:2, destination: 'oci-archive:x.tar'}",
         ] {
             assert!(work(fine, &[]).is_ok(), "{fine}");
+        }
+    }
+
+    #[test]
+    fn a_layout_is_the_same_by_every_way_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path).display().to_string();
+        std::fs::create_dir_all(at("lay/sub")).unwrap();
+        std::os::unix::fs::symlink(at("lay"), at("link")).unwrap();
+        for (one, other, same) in [
+            ("lay", "link", true),
+            ("lay", "lay/sub/..", true),
+            ("lay/new", "link/new", true),
+            ("lay", "lay/sub", false),
+            ("gone", "gone/../lay", false),
+        ] {
+            let images = format!(
+                "- {{source: r.io/a:1, destination: 'oci:{}:x'}}\n- {{source: r.io/a:2, destination: 'oci:{}:x'}}",
+                at(one),
+                at(other)
+            );
+            assert_eq!(work(&images, &[]).is_err(), same, "{one} {other}");
         }
     }
 }

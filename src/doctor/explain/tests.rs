@@ -54,6 +54,12 @@ fn every_sample_is_its_own_entry() {
 }
 
 #[test]
+fn what_a_long_log_ends_with_is_explained() {
+    let log = "GET / 200\n".repeat(50_000) + "nginx: [emerg] bind() to 0.0.0.0:80 failed (13: Permission denied)\n";
+    assert_eq!(codes(&log), ["low-port-denied-nginx"]);
+}
+
+#[test]
 fn the_table_is_sound() {
     let mut codes: Vec<&str> = entries().map(|entry| entry.code).collect();
     let count = codes.len();
