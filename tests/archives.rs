@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use capatch::oci::digest::{Algorithm, Digest, Hasher};
+use capatch::oci::media_type::OCI_INDEX;
 use common::cli::{Run, capatch, fails, json, ok, prove, run, start};
 use common::image::{Content, Image, Index, NGINX, Packing, Scene, hex, leftovers};
 use common::registry::{Ending, Registry, Reply};
@@ -389,9 +390,9 @@ fn a_flat_index_is_one_image_in_a_directory_too() {
     let entry = |content: &Content, architecture: &str| {
         content.descriptor(&format!(r#","platform":{{"os":"linux","architecture":"{architecture}"}}"#))
     };
-    let index =
-        format!(r#"{{"schemaVersion": 2, "manifests":[{},{}]}}"#, entry(&amd64, "amd64"), entry(&arm64, "arm64"));
-    fs::write(scene.path("flat/index.json"), &index).unwrap();
+    let entries = [entry(&amd64, "amd64"), entry(&arm64, "arm64")].join(",");
+    fs::write(scene.path("flat/index.json"), format!(r#"{{"schemaVersion": 2, "manifests":[{entries}]}}"#)).unwrap();
+    let index = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{entries}]}}"#);
     let digest = Digest::of(index.as_bytes()).to_string();
     let result = format!("{}/kong:flat", registry.host());
     ok(["copy", &scene.reference("flat"), &result]);
@@ -402,6 +403,30 @@ fn a_flat_index_is_one_image_in_a_directory_too() {
     let patched = scene.reference("patched:1");
     ok(["patch", &scene.reference("flat"), &patched]);
     prove(&patched, &scene.reference("flat"));
+}
+
+#[test]
+fn a_flat_index_keeps_its_digest_beside_other_images() {
+    let scene = Scene::new();
+    let (amd64, arm64) = (Image::kong().build(), Image::kong_arm64().build());
+    amd64.write(&scene.path("flat"), "a");
+    arm64.write(&scene.path("flat"), "b");
+    let entry = |content: &Content, architecture: &str| {
+        let members =
+            r#","annotations":{"org.opencontainers.image.ref.name":"3.9"},"platform":{"os":"linux","architecture":"#;
+        content.descriptor(&format!(r#"{members}"{architecture}"}}"#))
+    };
+    let index = format!(r#"{{"schemaVersion":2,"manifests":[{},{}]}}"#, entry(&amd64, "amd64"), entry(&arm64, "arm64"));
+    fs::write(scene.path("flat/index.json"), index).unwrap();
+    let (source, patched) = (scene.reference("flat:3.9"), scene.reference("flat:new"));
+    let before = digest_of(&source);
+    ok(["patch", &source, &patched]);
+    assert_eq!(digest_of(&source), before);
+    assert!(ok(["patch", &source, &patched]).stdout.contains("unchanged"));
+    prove(&patched, &source);
+    // A copy in the same layout is a blob, whatever becomes of the entries.
+    ok(["copy", &source, &scene.reference("flat:copy")]);
+    assert!(scene.path("flat/blobs/sha256").join(hex(&before)).is_file());
 }
 
 #[test]

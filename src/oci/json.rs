@@ -103,6 +103,18 @@ pub fn raw<T: Serialize + ?Sized>(value: &T) -> Result<Box<RawValue>> {
     serde_json::value::to_raw_value(value).map_err(|e| Error::failed(format!("cannot be written as JSON: {e}")))
 }
 
+/// A JSON text without the white space between its tokens.
+pub fn compact(json: &[u8]) -> Vec<u8> {
+    let (mut quoted, mut escaped) = (false, false);
+    let keeps = |byte: &u8| {
+        let kept = quoted || !byte.is_ascii_whitespace();
+        quoted ^= *byte == b'"' && !escaped;
+        escaped = *byte == b'\\' && !escaped;
+        kept
+    };
+    json.iter().copied().filter(keeps).collect()
+}
+
 /// Refuses what [`Object::parse`] refuses, in any JSON value.
 pub fn check(bytes: &[u8]) -> Result<()> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
@@ -179,6 +191,17 @@ mod tests {
         );
         object.remove("big");
         assert_eq!(object.names().next(), Some("float"));
+    }
+
+    #[test]
+    fn compact_text_keeps_what_is_quoted() {
+        for (text, compacted) in [
+            ("{ \"a b\" :\t[ 1 ,\r\n 2 ] }", r#"{"a b":[1,2]}"#),
+            (r#"{"a": "\" b \\" , "c" : " " }"#, r#"{"a":"\" b \\","c":" "}"#),
+            ("[]", "[]"),
+        ] {
+            assert_eq!(String::from_utf8(compact(text.as_bytes())).unwrap(), compacted);
+        }
     }
 
     #[test]

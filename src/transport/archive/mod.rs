@@ -179,7 +179,7 @@ impl Archive {
             return Ok(true);
         }
         let Some(opened) = self.existing()? else { return Ok(false) };
-        let reader = opened.open(&descriptor.digest, 0).map_err(|e| e.context(self.show()))?;
+        let reader = opened.blob(&descriptor.digest, 0).map_err(|e| e.context(self.show()))?;
         Ok(reader.is_some_and(|reader| VerifiedReader::new(reader, descriptor).finish().is_ok()))
     }
 
@@ -322,10 +322,21 @@ impl Opened {
         self.members.limits()
     }
 
-    /// Opens a blob; `None`: it is not here.
+    /// Opens a blob, or the index of the entries that are one image's platforms; `None`: it is not here.
     fn open(&self, digest: &Digest, offset: u64) -> Result<Option<Box<dyn Read + Send>>> {
+        match (self.blob(digest, offset)?, &self.images) {
+            (None, Images::Oci(index)) => oci::flat(index, digest, offset),
+            (blob, _) => Ok(blob),
+        }
+    }
+
+    /// Opens a blob; `None`: there is none.
+    fn blob(&self, digest: &Digest, offset: u64) -> Result<Option<Box<dyn Read + Send>>> {
         match &self.images {
-            Images::Oci(index) => oci::open(&self.members, index, digest, offset),
+            Images::Oci(_) => {
+                let member = self.members.find(oci::blob_path(digest).as_bytes())?;
+                Ok(member.map(|member| -> Box<dyn Read + Send> { Box::new(self.members.reader(member, offset)) }))
+            }
             Images::Docker(images) => Ok(images.open(&self.members, digest, offset)),
         }
     }

@@ -54,7 +54,7 @@ pub(super) fn resolve(
         (Found::Blob(descriptor), _) => descriptor,
         (Found::Flat(descriptor, bytes), _) => return Ok(Some((descriptor, bytes))),
         (Found::Nothing, Some(Target::Digest(digest))) => {
-            let reader = opened.open(digest, 0)?;
+            let reader = opened.blob(digest, 0)?;
             return reader.map(|reader| index::untagged(reader, digest, opened.limits())).transpose();
         }
         (Found::Nothing, _) => return Ok(None),
@@ -83,16 +83,8 @@ pub(super) fn since(index: &[u8]) -> Option<String> {
     index::entries(index).ok()?.iter().find_map(|entry| index::annotation(entry, SINCE))
 }
 
-/// Opens a blob, or the flat index of this digest, which is none.
-pub(super) fn open(
-    members: &Members,
-    index: &[u8],
-    digest: &Digest,
-    offset: u64,
-) -> Result<Option<Box<dyn Read + Send>>> {
-    if let Some(member) = members.find(blob_path(digest).as_bytes())? {
-        return Ok(Some(Box::new(members.reader(member, offset))));
-    }
+/// Opens the flat index of this digest, which is no blob.
+pub(super) fn flat(index: &[u8], digest: &Digest, offset: u64) -> Result<Option<Box<dyn Read + Send>>> {
     match index::find(index, Some(&Target::Digest(digest.clone())))? {
         Found::Flat(_, bytes) => {
             let start = usize::try_from(offset).map_or(bytes.len(), |offset| offset.min(bytes.len()));

@@ -78,7 +78,8 @@ pub(super) fn named(image: &Image, name: &str) -> String {
 }
 
 pub(super) fn index_json(entries: &[String]) -> Vec<u8> {
-    format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(",")).into_bytes()
+    let media_type = media_type::OCI_INDEX;
+    format!(r#"{{"schemaVersion":2,"mediaType":"{media_type}","manifests":[{}]}}"#, entries.join(",")).into_bytes()
 }
 
 /// The blobs of images, as members of a layout.

@@ -89,10 +89,22 @@ impl Layout {
         self.path.display().to_string()
     }
 
-    /// Opens a blob. It was not hashed: the reader's user does that.
+    /// Opens a blob, or the index of the entries that are one image's platforms. It was not hashed: the reader's user does
+    /// that.
+    pub fn open(&self, digest: &Digest) -> Result<File> {
+        match self.blob(digest)? {
+            Some(file) => Ok(file),
+            None => self.flat_index(digest)?.ok_or_else(|| {
+                Error::not_found(format!("{} is not in {}", digest, self.path.display()))
+                    .hint("the layout is incomplete; copy the image into it again")
+            }),
+        }
+    }
+
+    /// The file of a blob; `None`: there is none.
     ///
     /// Links below the layout's root are not followed, and only a regular file is a blob (faults.md F9, F10).
-    pub fn open(&self, digest: &Digest) -> Result<File> {
+    fn blob(&self, digest: &Digest) -> Result<Option<File>> {
         let place = || self.blob_path(digest).display().to_string();
         let directory = |parent: &dyn AsFd, name: &str| -> io::Result<OwnedFd> {
             let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
@@ -106,29 +118,20 @@ impl Layout {
             Ok(File::from(openat(&algorithm, digest.hex(), flags, Mode::empty())?))
         };
         let file = match open() {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return self.flat_index(digest)?.ok_or_else(|| {
-                    Error::not_found(format!("{} is not in {}", digest, self.path.display()))
-                        .hint("the layout is incomplete; copy the image into it again")
-                });
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(|e| Error::io(place(), &e))?,
         };
         let metadata = file.metadata().map_err(|e| Error::io(place(), &e))?;
         if !metadata.is_file() {
             return Err(Error::content(format!("{} is not a regular file", place())));
         }
-        Ok(file)
+        Ok(Some(file))
     }
 
     /// Whether the blob is there with the right content; a corrupt one counts as absent and will be replaced.
     pub fn has(&self, descriptor: &Descriptor) -> Result<bool> {
-        let file = match self.open(&descriptor.digest) {
-            Ok(file) => file,
-            Err(error) if error.kind() == Kind::NotFound => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        Ok(crate::blob::VerifiedReader::new(file, descriptor).finish().is_ok())
+        let file = self.blob(&descriptor.digest)?;
+        Ok(file.is_some_and(|file| crate::blob::VerifiedReader::new(file, descriptor).finish().is_ok()))
     }
 
     /// Refuses a directory that is no layout, or that cannot be written to, before anything is transferred (faults.md
@@ -271,11 +274,7 @@ impl Layout {
 
     /// A manifest that is in the layout, though `index.json` does not name it.
     fn untagged(&self, digest: &Digest) -> Result<Option<(Descriptor, Bytes)>> {
-        match self.open(digest) {
-            Ok(file) => index::untagged(file, digest, &self.limits).map(Some),
-            Err(error) if error.kind() == Kind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.blob(digest)?.map(|file| index::untagged(file, digest, &self.limits)).transpose()
     }
 }
 
