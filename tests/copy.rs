@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use capatch::oci::digest::{Algorithm, Digest, Hasher};
 use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
-use common::cli::{capatch, fails, json, ok, prove, start};
+use common::cli::{capatch, fails, json, ok, prove, run, start};
 use common::image::{Content, Image, Index, Packing, Scene, leftovers};
 use common::registry::{Ending, Registry, Reply};
 use common::tar::{file, tar};
@@ -486,6 +486,51 @@ fn foreign_layers_stay_unless_asked_for() {
     assert!(!scene.path("dst/blobs").join(layer.replace(':', "/")).exists());
     ok(["copy", "--foreign-layers", &host(&from, "kong:1"), &host(&to, "kong:1")]);
     assert!(to.blob("kong", &layer.parse().unwrap()).is_some());
+}
+
+// faults.md D27
+#[test]
+fn a_patch_leaves_foreign_layers_where_they_are_and_says_so() {
+    let scene = Scene::new();
+    let mut image = Image::kong().build();
+    let layer = image.layer(0);
+    let text = String::from_utf8(image.bytes().to_vec()).unwrap();
+    image.manifest(OCI_MANIFEST, text.replacen("image.layer.v1", "image.layer.nondistributable.v1", 1).into_bytes());
+    let (source, to) = (scene.source(&image), scene.reference("dst:1"));
+    let blob = scene.path("dst/blobs").join(layer.replace(':', "/"));
+    let said = ok(["patch", &source, &to]);
+    let left_out =
+        format!("note: the layer {layer} is marked as not to be distributed and was left out (--foreign-layers)");
+    assert!(said.stderr.contains(&left_out) && !blob.exists(), "{said:#?}");
+    // Nobody says that they saw what is not there, or that it should be there.
+    let said = run(["verify", &to, "--base", &source]);
+    assert!(
+        said.code == 8 && said.stdout.contains(&format!("{layer} is marked as not to be distributed")),
+        "{said:#?}"
+    );
+    let said = run(["getcap", &to]);
+    assert!(said.code == 3 && said.stdout.contains("sbin/nginx cap_net_bind_service=ep"), "{said:#?}");
+    assert!(said.stderr.contains(&layer) && said.hint().unwrap().contains("--foreign-layers"), "{said:#?}");
+    let mut command = capatch(["getcap", &to, "--json"]);
+    assert_eq!(
+        serde_json::from_slice::<Value>(&command.output().unwrap().stdout).unwrap()["images"][0]["left_out"][0],
+        layer
+    );
+    let said = ok(["inspect", &to]);
+    assert!(said.stdout.contains("capabilities  not read") && said.stderr.contains(&layer), "{said:#?}");
+    let said =
+        fails(3, &[&layer, "not to be distributed"], ["copy", "--foreign-layers", &to, &scene.reference("more:1")]);
+    assert!(said.hint().unwrap().contains("--foreign-layers"), "{said:#?}");
+    let planned = json(["patch", "--dry-run", "--force", &source, &scene.reference("other:1")]);
+    assert_eq!(planned["foreign_layers"][0], layer);
+
+    let (whole, archive) = (scene.reference("whole:1"), format!("oci-archive:{}:1", scene.path("a.tar").display()));
+    fails(5, &[&layer, "not to be distributed"], ["patch", &source, &archive]);
+    for to in [&whole, &archive] {
+        let said = ok(["patch", "--foreign-layers", &source, to]);
+        assert!(!said.stderr.contains("not to be distributed"), "{said:#?}");
+        prove(to, &source);
+    }
 }
 
 // faults.md D27

@@ -3,11 +3,12 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use super::output::{Trip, bytes, check_digestfile, pinned, write_digestfile};
+use super::output::{Output, Trip, bytes, check_digestfile, pinned, write_digestfile};
 use super::{Common, bars, parse_platform, parse_reference};
 use crate::copy::{self, Copied, Memory, Options, Outcome, Referrers, Route};
 use crate::error::{Error, Result};
 use crate::image;
+use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::transport::{Place, Transports};
@@ -34,9 +35,8 @@ pub(super) struct Arguments {
     /// Leave out of an archive the blobs that this image has: a delta, for where it is already
     #[arg(long, value_name = "IMAGE", value_parser = parse_reference)]
     since: Option<Reference>,
-    /// Copy layers that are marked as not to be distributed too
-    #[arg(long)]
-    foreign_layers: bool,
+    #[command(flatten)]
+    foreign_layers: ForeignLayers,
     /// Print what would move, and move nothing
     #[arg(long)]
     dry_run: bool,
@@ -46,6 +46,25 @@ pub(super) struct Arguments {
     /// Write the digest of the result into this file
     #[arg(long, value_name = "FILE")]
     digestfile: Option<PathBuf>,
+}
+
+/// What becomes of layers that may not be distributed, for every command that copies.
+#[derive(clap::Args)]
+pub(super) struct ForeignLayers {
+    /// Copy layers that are marked as not to be distributed too
+    #[arg(long = "foreign-layers")]
+    pub(super) copied: bool,
+}
+
+impl ForeignLayers {
+    /// Says which were left out.
+    pub(super) fn say(left_out: &[Digest], output: Output) {
+        for layer in left_out {
+            output.say(&format!(
+                "note: the layer {layer} is marked as not to be distributed and was left out (--foreign-layers)"
+            ));
+        }
+    }
 }
 
 pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
@@ -61,7 +80,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     let options = Options {
         platforms: arguments.platform.clone(),
         referrers: arguments.referrers,
-        foreign_layers: arguments.foreign_layers,
+        foreign_layers: arguments.foreign_layers.copied,
         replace: arguments.force,
         force: arguments.force,
         dry_run: arguments.dry_run,
@@ -81,11 +100,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
                     copied.source_digest
                 ));
             }
-            for layer in &copied.foreign_layers {
-                output.say(&format!(
-                    "note: the layer {layer} is marked as not to be distributed and was left out (--foreign-layers)"
-                ));
-            }
+            ForeignLayers::say(&copied.foreign_layers, output);
             &copied.digest
         }
     };

@@ -6,13 +6,16 @@ use serde::Serialize;
 
 use super::{Common, Opened, bars, parse_platform, parse_reference};
 use crate::error::{Error, Result, printable};
+use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
+use crate::transport::FOREIGN;
 use crate::validate;
 
 /// List the file capabilities inside an image, in the words of getcap(8)
 ///
-/// Reads every layer of each platform and looks at the files as a container would see them.
+/// Reads every layer of each platform and looks at the files as a container would see them. If a layer that is marked as
+/// not to be distributed is not there, the others are read, and the exit code is 3.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// NAME[:TAG|@DIGEST] in a registry, or oci:DIR[:TAG|@DIGEST]
@@ -37,6 +40,8 @@ struct Listing {
     platform: String,
     digest: String,
     files: Vec<validate::FileWithCapabilities>,
+    /// Layers that may not be distributed and are not there: what is in them is not in the list.
+    left_out: Vec<Digest>,
 }
 
 pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
@@ -48,9 +53,10 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     for image in images {
         let context = |e: Error| e.context(&image.platform).context(reference);
         let path = arguments.path.as_deref();
-        let files = validate::capabilities(&place, &image, path, common.limits(), &progress).await.map_err(context)?;
+        let found = validate::capabilities(&place, &image, path, common.limits(), &progress).await.map_err(context)?;
+        let validate::Capabilities { files, left_out } = found;
         let (platform, digest) = (image.platform.to_string(), image.descriptor.digest.to_string());
-        report.images.push(Listing { platform, digest, files });
+        report.images.push(Listing { platform, digest, files, left_out });
     }
     let several = report.images.len() > 1;
     let mut text = String::new();
@@ -63,5 +69,11 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
             let _ = writeln!(text, "{} {}", printable(&file.path), file.capabilities);
         }
     }
-    common.output().result(&report, &text)
+    common.output().result(&report, &text)?;
+    // A list that may lack something is not taken for a whole one.
+    let left_out = report.images.iter().find_map(|image| Some((image, image.left_out.first()?)));
+    left_out.map_or(Ok(()), |(Listing { platform, .. }, layer)| {
+        let what = format!("the layer {layer} for {platform} is marked as not to be distributed and was left out");
+        Err(Error::not_found(format!("{reference}: {what}: its files are not in the list")).hint(FOREIGN).reported())
+    })
 }

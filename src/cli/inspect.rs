@@ -53,7 +53,7 @@ struct Shown {
     env: Vec<String>,
     stop_signal: Option<String>,
     healthcheck: Option<Box<RawValue>>,
-    /// None if no layer was read.
+    /// None if not every layer was read.
     capabilities: Option<Vec<FileWithCapabilities>>,
 }
 
@@ -80,11 +80,16 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     for image in &images {
         let capabilities = match arguments.no_layers {
             true => None,
-            false => Some(
-                validate::capabilities(&place, image, None, common.limits(), &progress)
-                    .await
-                    .map_err(|e| e.context(reference))?,
-            ),
+            false => {
+                let found = validate::capabilities(&place, image, None, common.limits(), &progress).await;
+                let found = found.map_err(|e| e.context(reference))?;
+                if let Some(layer) = found.left_out.first() {
+                    common.output().say(&format!(
+                        "note: the layer {layer} is marked as not to be distributed and was left out: the file capabilities are not known"
+                    ));
+                }
+                found.left_out.is_empty().then_some(found.files)
+            }
         };
         report.images.push(shown(image, capabilities).map_err(|e| e.context(reference))?);
     }

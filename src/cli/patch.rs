@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
+use super::copy::ForeignLayers;
 use super::output::{Trip, bytes, check_digestfile, pinned, short, write_digestfile};
 use super::{Common, bars, parse_platform, parse_reference, with_hint};
 use crate::capability::FileCapabilities;
@@ -66,6 +67,8 @@ pub(super) struct Arguments {
     /// Patch only these platforms, such as linux/amd64; the others stay as they are
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', value_parser = parse_platform)]
     platform: Vec<Platform>,
+    #[command(flatten)]
+    foreign_layers: ForeignLayers,
     /// Print what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -94,6 +97,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
         Outcome::Unchanged { digest, .. } => digest,
         Outcome::Planned { plan, .. } | Outcome::Patched { plan, .. } => {
             plan.notes.iter().for_each(|note| output.say(&format!("note: {note}")));
+            ForeignLayers::say(&plan.foreign_layers, output);
             for image in &plan.images {
                 image
                     .warnings
@@ -124,6 +128,7 @@ fn options(arguments: &Arguments, common: &Common) -> Result<Options> {
         labels: arguments.label.clone(),
         platforms: arguments.platform.clone(),
         created: source_date_epoch()?,
+        foreign_layers: arguments.foreign_layers.copied,
         force: arguments.force,
         jobs: usize::from(common.jobs),
         memory: Memory::default(),

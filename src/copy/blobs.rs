@@ -11,6 +11,7 @@ use crate::copy::Memory;
 use crate::error::{Error, Result};
 use crate::image::Node;
 use crate::oci::descriptor::Descriptor;
+use crate::oci::digest::Digest;
 use crate::oci::media_type::Kind;
 use crate::progress::{Bar, Progress};
 use crate::transport::registry::Pushed;
@@ -146,6 +147,32 @@ impl Mover {
 /// Whether this is a layer that may not be distributed.
 pub fn is_foreign(blob: &Descriptor) -> bool {
     matches!(blob.kind(), Kind::Layer { foreign: true, .. })
+}
+
+/// Which of `blobs` stay where they are when an image goes to `to`, each once: layers that may not be distributed, unless
+/// `foreign_layers`.
+///
+/// # Errors
+/// [`Kind::Content`] for an archive, which must have all of its layers: from it nothing is fetched any more.
+///
+/// [`Kind::Content`]: crate::error::Kind::Content
+pub fn left_out(blobs: &[Descriptor], from: &Place, to: &Place, foreign_layers: bool) -> Result<Vec<Digest>> {
+    let mut layers: Vec<Digest> = Vec::new();
+    if foreign_layers || from.is_same(to) {
+        return Ok(layers);
+    }
+    for blob in blobs.iter().filter(|blob| is_foreign(blob)) {
+        if !layers.contains(&blob.digest) {
+            layers.push(blob.digest.clone());
+        }
+    }
+    match (layers.first(), to) {
+        (Some(layer), Place::Archive(_)) => Err(Error::content(format!(
+            "the layer {layer} is marked as not to be distributed, and without it the archive is not whole"
+        ))
+        .hint("if you may copy it, say --foreign-layers")),
+        _ => Ok(layers),
+    }
 }
 
 /// The same content, while `bar` is told how far it is.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::copy::manifests::{Tag, copy_manifests};
 use crate::copy::referrers::{self, Referrers};
-use crate::copy::{Memory, Moved, Mover, blobs_of, is_foreign, select};
+use crate::copy::{Memory, Moved, Mover, blobs_of, left_out, select};
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, Image, Node};
 use crate::oci::descriptor::Descriptor;
@@ -163,7 +163,7 @@ impl Copy<'_> {
             manifests: tree.nodes().len(),
             referrers: trees.report(),
             moves: Moved::default(),
-            foreign_layers: self.foreign_layers(&tree)?,
+            foreign_layers: left_out(&blobs_of(&tree), from, to, self.options.foreign_layers)?,
         };
         if self.options.dry_run {
             copied.moves = self.mover(false).foresee(Some(from), to, &blobs_of(&tree)).await?;
@@ -191,23 +191,6 @@ impl Copy<'_> {
             }
         }
         select::platforms(tree, &self.options.platforms)
-    }
-
-    /// Layers that stay where they are. A place from which nothing is fetched any more must have all of them.
-    fn foreign_layers(&self, tree: &Node) -> Result<Vec<Digest>> {
-        let mut layers: Vec<Digest> = Vec::new();
-        for blob in blobs_of(tree).into_iter().filter(is_foreign) {
-            if !self.options.foreign_layers && !layers.contains(&blob.digest) {
-                layers.push(blob.digest);
-            }
-        }
-        match (layers.first(), self.route.to) {
-            (Some(layer), Place::Archive(_)) => Err(Error::content(format!(
-                "the layer {layer} is marked as not to be distributed, and without it the archive is not whole"
-            ))
-            .hint("if you may copy it, say --foreign-layers")),
-            _ => Ok(layers),
-        }
     }
 
     fn mover(&self, distrust: bool) -> Mover {

@@ -8,7 +8,7 @@ mod memory;
 mod referrers;
 mod select;
 
-pub use blobs::{Moved, Mover, blobs_of, is_foreign};
+pub use blobs::{Moved, Mover, blobs_of, is_foreign, left_out};
 pub use image::{Copied, Options, Outcome, Route, image};
 pub use manifests::{Tag, copy_manifests};
 pub use memory::Memory;

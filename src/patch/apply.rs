@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::copy::{Moved, Mover, Route, Tag, blobs_of, copy_manifests};
+use crate::copy::{Moved, Mover, Route, Tag, blobs_of, copy_manifests, left_out};
 use crate::error::{self, Error, Result};
 use crate::image::{self, Node};
 use crate::oci::config::ImageConfig;
@@ -74,17 +74,18 @@ pub async fn apply(
     if !dry_run {
         route.to.check_writable()?;
     }
-    let Planned { plan, root, manifests, blobs, base: base_blobs, untouched } =
+    let Planned { mut plan, root, manifests, blobs, base: base_blobs, untouched } =
         plan(route.from, base.as_deref(), &source, options, progress, route.from.is_same(route.to))
             .await
             .map_err(|e| e.context(route.source))?;
 
     let mut all_base = base_blobs;
     all_base.extend(untouched.iter().flat_map(blobs_of));
+    plan.foreign_layers = left_out(&all_base, route.from, route.to, options.foreign_layers)?;
     let mover = |distrust| Mover {
         jobs: options.jobs,
         progress: progress.clone(),
-        foreign_layers: false,
+        foreign_layers: options.foreign_layers,
         distrust,
         memory: options.memory.clone(),
     };

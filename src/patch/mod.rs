@@ -87,6 +87,8 @@ pub struct Options {
     pub platforms: Vec<Platform>,
     /// Seconds since 1970, from `SOURCE_DATE_EPOCH`.
     pub created: Option<u64>,
+    /// Copy layers that may not be distributed too.
+    pub foreign_layers: bool,
     /// Replace whatever the destination tag holds.
     pub force: bool,
     /// How many blobs move at once.

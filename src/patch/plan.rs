@@ -52,6 +52,8 @@ pub struct Plan {
     pub images: Vec<ImageChange>,
     /// What the user should know besides.
     pub notes: Vec<String>,
+    /// Layers that are left out because they may not be distributed.
+    pub foreign_layers: Vec<Digest>,
 }
 
 /// What would change in one image.
@@ -147,6 +149,7 @@ pub async fn plan(
             digest: root.0.digest.clone(),
             images: vec![],
             notes: new.notes,
+            foreign_layers: Vec::new(),
         },
         root,
         manifests,

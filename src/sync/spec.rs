@@ -127,6 +127,7 @@ impl Patch {
             labels: pairs(&self.labels),
             platforms: platforms.to_vec(),
             created: None,
+            foreign_layers: false,
             force,
             jobs: 1,
             memory: Memory::default(),

@@ -23,7 +23,7 @@ use crate::blob::Spool;
 use crate::error::Result;
 
 pub use place::{Place, Root, Transports, blocking};
-pub use read::retried;
+pub use read::{FOREIGN, retried};
 
 /// Content on its way, in pieces. It was not verified: the consumer hashes it.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;

@@ -10,8 +10,13 @@ use crate::blob;
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
+use crate::oci::media_type;
 use crate::transport::pieces::PieceReader;
 use crate::transport::{ByteStream, Place, blocking, from_reader};
+
+/// What to do if a layer that may not be distributed is not there.
+pub const FOREIGN: &str =
+    "name the image where that layer is; if you may copy it, copy the image from there with --foreign-layers --force";
 
 /// Says in errors what could not be read (faults.md F12).
 struct Named<R> {
@@ -64,11 +69,12 @@ impl Place {
 
     /// A blob from byte `offset` on, not verified: the consumer hashes it.
     pub async fn blob(&self, descriptor: &Descriptor, offset: u64) -> Result<ByteStream> {
-        match self {
+        let stream = match self {
             Place::Registry(repository) => repository.blob(descriptor, offset).await,
             Place::Containerd(containerd, _) => containerd.blob(descriptor, offset).await,
-            Place::Layout(_) | Place::Archive(_) => Ok(from_reader(self.open(descriptor, offset).await?)),
-        }
+            Place::Layout(_) | Place::Archive(_) => self.open(descriptor, offset).await.map(from_reader),
+        };
+        stream.map_err(|error| if_foreign(descriptor, error))
     }
 
     /// A blob as a blocking reader, not verified: the consumer hashes it. For use outside of async code; the network
@@ -85,7 +91,8 @@ impl Place {
     /// A blob of a place that is read by blocking calls.
     async fn open(&self, descriptor: &Descriptor, offset: u64) -> Result<Box<dyn Read + Send>> {
         let (place, digest) = (self.clone(), descriptor.digest.clone());
-        blocking(move || place.open_blocking(&digest, offset)).await
+        let reader = blocking(move || place.open_blocking(&digest, offset)).await;
+        reader.map_err(|error| if_foreign(descriptor, error))
     }
 
     fn open_blocking(&self, digest: &Digest, offset: u64) -> Result<Box<dyn Read + Send>> {
@@ -127,5 +134,15 @@ pub fn retried<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
             Err(error) if error.is_retryable() => {}
             done => return done,
         }
+    }
+}
+
+/// `error` about a blob; that of a layer which may not be distributed is not there on purpose.
+fn if_foreign(blob: &Descriptor, error: Error) -> Error {
+    match (error.kind(), blob.kind()) {
+        (Kind::NotFound, media_type::Kind::Layer { foreign: true, .. }) => {
+            error.context("a layer that is marked as not to be distributed").hint(FOREIGN)
+        }
+        _ => error,
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::archive::path;
 use crate::blob::VerifiedReader;
 use crate::capability::{FileCapabilities, XATTR};
-use crate::copy::blobs_of;
+use crate::copy::{blobs_of, is_foreign};
 use crate::error::{Error, Result};
 use crate::image::{self, Image, Node};
 use crate::layer::lookup::LayerSource;
@@ -20,7 +20,6 @@ use crate::layer::tree::{self, Detail, Tree};
 use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
-use crate::oci::media_type::Kind;
 use crate::patch::Record;
 use crate::progress::Progress;
 use crate::transport::{Place, Root, blocking, retried};
@@ -97,6 +96,15 @@ pub struct Subject<'a> {
     pub root: &'a Root,
 }
 
+/// The files with capabilities in one image, as far as its layers are there.
+#[derive(Clone, Debug)]
+pub struct Capabilities {
+    /// The files.
+    pub files: Vec<FileWithCapabilities>,
+    /// Layers that may not be distributed and are not there: what is in them is not known.
+    pub left_out: Vec<Digest>,
+}
+
 /// The files with capabilities in one image; all, or those at and below `below`.
 pub async fn capabilities(
     place: &Place,
@@ -104,15 +112,23 @@ pub async fn capabilities(
     below: Option<&str>,
     limits: Limits,
     progress: &Arc<dyn Progress>,
-) -> Result<Vec<FileWithCapabilities>> {
-    let tree = apply(Arc::new(Tree::new(limits)), place, image.layers()?, Detail::Attributes, progress).await?;
-    let Some(below) = below else { return list(&tree) };
+) -> Result<Capabilities> {
+    let (mut layers, mut left_out) = (Vec::new(), Vec::new());
+    for layer in image.layers()? {
+        match is_foreign(&layer.descriptor) && !place.has_blob(&layer.descriptor).await? {
+            true => left_out.push(layer.descriptor.digest),
+            false => layers.push(layer),
+        }
+    }
+    let tree = apply(Arc::new(Tree::new(limits)), place, layers, Detail::Attributes, progress).await?;
+    let Some(below) = below else { return Ok(Capabilities { files: list(&tree)?, left_out }) };
     let resolved = tree.resolve(below.as_bytes())?;
-    if tree.get(&resolved).is_none() && !resolved.is_empty() {
+    if tree.get(&resolved).is_none() && !resolved.is_empty() && left_out.is_empty() {
         return Err(Error::not_found(format!("{below} does not exist in the image")));
     }
     let files = tree.iter().filter(|(path, _)| *path == &resolved[..] || path::is_below(path, &resolved));
-    files.filter_map(|(path, node)| with_capabilities(path, node).transpose()).collect()
+    let files = files.filter_map(|(path, node)| with_capabilities(path, node).transpose());
+    Ok(Capabilities { files: files.collect::<Result<_>>()?, left_out })
 }
 
 fn list(tree: &Tree) -> Result<Vec<FileWithCapabilities>> {
@@ -207,11 +223,11 @@ async fn verify_blobs(place: &Place, tree: &Node, images: &[Image], report: &mut
         if !seen.insert(blob.digest.clone()) {
             continue;
         }
-        let foreign = matches!(blob.kind(), Kind::Layer { foreign: true, .. });
-        if foreign && !place.has_blob(&blob).await? {
-            report
-                .findings
-                .push(format!("{} may not be distributed and is not here: it was not verified", blob.digest));
+        if is_foreign(&blob) && !place.has_blob(&blob).await? {
+            report.findings.push(format!(
+                "the layer {} is marked as not to be distributed and was left out: neither it nor the files of its image were verified",
+                blob.digest
+            ));
             elsewhere.insert(blob.digest);
             continue;
         }

@@ -88,6 +88,7 @@ pub fn patched(source: &str, destination: &str, label: &str, transports: &Transp
         labels: vec![("label".to_owned(), label.to_owned())],
         platforms: Vec::new(),
         created: None,
+        foreign_layers: false,
         force: false,
         jobs: 2,
         memory: Memory::default(),
