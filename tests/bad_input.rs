@@ -605,6 +605,43 @@ fn configs_that_do_not_fit_are_refused() {
     refused(5, &["limit"], &altered(same, |text| format!("{text}{}", " ".repeat(5 << 20))), []);
 }
 
+// faults.md C22, H13
+#[test]
+fn a_history_that_does_not_fit_stops_a_patch_alone() {
+    let scene = Scene::new();
+    let content = altered(same, |text| text.replacen(r#""empty_layer":true"#, r#""empty_layer":false"#, 1));
+    let source = scene.source(&content);
+    for command in ["inspect", "getcap", "doctor"] {
+        assert!([0, 8].contains(&run([command, &source]).code), "{command}");
+    }
+    ok(["copy", &source, &scene.reference("copied:1")]);
+    let said = run(["verify", &source]);
+    assert!(said.code == 8 && said.stdout.contains("3 layers, its config's history 4"), "{said:#?}");
+    let said = refused(5, &["history 4"], &content, []);
+    assert!(said.hint().is_some(), "{said:#?}");
+}
+
+// RFC 8259 §6, §8.2
+#[test]
+fn what_no_type_of_ours_could_hold_keeps_its_bytes() {
+    let scene = Scene::new();
+    let members = r#""x-number":1e400,"x-text":"\ud800","x-list":[null,"\udc00"],"#;
+    let content = altered(same, |text| {
+        let text = text.replacen('{', &format!("{{{members}"), 1);
+        text.replacen(r#""Env":["#, r#""Env":[null,"#, 1)
+    });
+    let (source, to) = (scene.source(&content), scene.reference("dst:1"));
+    ok(["patch", &source, &to]);
+    prove(&to, &source);
+    for command in ["inspect", "doctor"] {
+        assert!([0, 8].contains(&run([command, &to]).code), "{command}");
+    }
+    let blobs =
+        fs::read_dir(scene.path("dst/blobs/sha256")).unwrap().map(|blob| fs::read(blob.unwrap().path()).unwrap());
+    let kept = blobs.filter(|blob| blob.windows(members.len()).any(|window| window == members.as_bytes())).count();
+    assert_eq!(kept, 1, "the new config");
+}
+
 #[test]
 fn manifests_that_are_ambiguous_or_lie_are_refused() {
     let swap = |from: &'static str, to: &'static str| {

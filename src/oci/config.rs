@@ -75,20 +75,27 @@ impl ImageConfig {
         Ok(rootfs.get("diff_ids")?.unwrap_or_default())
     }
 
-    /// The history, if the image has one.
+    /// The history, if the image has one. An entry that is `null` says nothing of its layer, as in Go.
     pub fn history(&self) -> Result<Vec<History>> {
-        for entry in self.object.get::<Vec<Object>>("history")?.unwrap_or_default() {
+        for entry in self.object.get::<Vec<Option<Object>>>("history")?.unwrap_or_default().into_iter().flatten() {
             entry.refuse_lookalikes(&["created", "created_by", "empty_layer"])?;
         }
-        Ok(self.object.get("history")?.unwrap_or_default())
+        let history: Vec<Option<History>> = self.object.get("history")?.unwrap_or_default();
+        Ok(history.into_iter().map(Option::unwrap_or_default).collect())
     }
 
-    /// Refuses a config whose diff IDs or history do not fit a manifest of `layers` layers (faults.md C22, H13).
+    /// Refuses a config whose diff IDs do not fit a manifest of `layers` layers (faults.md C22).
     pub fn check_layers(&self, layers: usize) -> Result<()> {
         let diff_ids = self.diff_ids()?.len();
         if diff_ids != layers {
             return Err(Error::content(format!("the manifest has {layers} layers, its config {diff_ids} diff IDs")));
         }
+        Ok(())
+    }
+
+    /// Refuses a history that does not fit a manifest of `layers` layers. Nothing is read by it, but one more entry would
+    /// make it say something false (faults.md C22, H13).
+    pub fn check_history(&self, layers: usize) -> Result<()> {
         let history = self.history()?;
         let made = history.iter().filter(|entry| !entry.empty_layer).count();
         if !history.is_empty() && made != layers {
@@ -117,9 +124,10 @@ impl ImageConfig {
         &self.run
     }
 
-    /// `Env`, each `NAME=value`.
+    /// `Env`, each `NAME=value`; an entry that is `null` sets nothing.
     pub fn env(&self) -> Result<Vec<String>> {
-        Ok(self.run("Env")?.unwrap_or_default())
+        let entries: Vec<Option<String>> = self.run("Env")?.unwrap_or_default();
+        Ok(entries.into_iter().flatten().collect())
     }
 
     /// The value of one environment variable.
@@ -304,8 +312,10 @@ mod tests {
         let config = ImageConfig::parse(CONFIG.as_bytes()).unwrap();
         assert!(config.check_layers(0).is_ok());
         assert!(config.check_layers(1).is_err());
+        assert!(config.check_history(0).is_ok());
+        assert!(config.check_history(1).is_err());
         let lookalike = CONFIG.replace("\"empty_layer\"", "\"Empty_Layer\":false,\"empty_layer\"");
-        let error = ImageConfig::parse(lookalike.as_bytes()).unwrap().check_layers(0).unwrap_err();
+        let error = ImageConfig::parse(lookalike.as_bytes()).unwrap().check_history(0).unwrap_err();
         assert!(error.to_string().contains("Empty_Layer"), "{error}");
         for bad in [
             CONFIG.replace("\"rootfs\"", "\"rootFs\""),
@@ -318,6 +328,16 @@ mod tests {
         ] {
             assert!(ImageConfig::parse(bad.as_bytes()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn entries_that_are_null_say_nothing() {
+        let text = CONFIG.replace(r#""history":["#, r#""history":[null,"#).replace(r#""Env":["#, r#""Env":[null,"#);
+        let config = ImageConfig::parse(text.as_bytes()).unwrap();
+        assert_eq!(config.history().unwrap().len(), 2);
+        assert!(config.check_history(1).is_ok());
+        assert_eq!(config.env().unwrap(), ImageConfig::parse(CONFIG.as_bytes()).unwrap().env().unwrap());
+        assert_eq!(config.to_bytes().unwrap(), text.as_bytes());
     }
 
     #[test]

@@ -2,8 +2,6 @@
 //!
 //! Source: image-spec `descriptor.md`.
 
-use indexmap::IndexMap;
-
 use crate::error::{Error, Result};
 use crate::oci::digest::Digest;
 use crate::oci::json::Object;
@@ -74,9 +72,9 @@ impl Descriptor {
         self.object.get("platform")
     }
 
-    /// The annotations; none is an empty map.
-    pub fn annotations(&self) -> Result<IndexMap<String, String>> {
-        Ok(self.object.get("annotations")?.unwrap_or_default())
+    /// One annotation, whatever the others are; none if it is no text.
+    pub fn annotation(&self, name: &str) -> Option<String> {
+        self.object.get::<Object>("annotations").ok()??.get(name).ok()?
     }
 
     /// Sets one annotation, the others stay as they are.
@@ -93,9 +91,8 @@ impl Descriptor {
 
     /// The digest of the manifest that this entry attests (`vnd.docker.reference.digest`).
     pub fn attests(&self) -> Option<String> {
-        let annotations = self.annotations().ok()?;
-        (annotations.get("vnd.docker.reference.type")? == "attestation-manifest")
-            .then(|| annotations.get("vnd.docker.reference.digest").cloned().unwrap_or_default())
+        (self.annotation("vnd.docker.reference.type")? == "attestation-manifest")
+            .then(|| self.annotation("vnd.docker.reference.digest").unwrap_or_default())
     }
 }
 
@@ -134,6 +131,18 @@ mod tests {
             let descriptor = Descriptor::from_object(Object::parse(text.as_bytes()).unwrap()).unwrap();
             assert!(descriptor.platform().unwrap_err().to_string().contains("could be read as"), "{platform}");
         }
+    }
+
+    #[test]
+    fn an_annotation_does_not_depend_on_the_others() {
+        let text = format!(
+            r#"{{"mediaType":"x","digest":"sha256:{HEX}","size":1,"annotations":{{"a":"b","c":"\ud800","d":1,"e":null}}}}"#
+        );
+        let descriptor = Descriptor::from_object(Object::parse(text.as_bytes()).unwrap()).unwrap();
+        assert_eq!(
+            ["a", "c", "d", "e", "f"].map(|n| descriptor.annotation(n)),
+            [Some("b".into()), None, None, None, None]
+        );
     }
 
     #[test]

@@ -7,11 +7,13 @@ use std::collections::HashSet;
 use std::fmt;
 
 use indexmap::IndexMap;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
+
+/// Objects and arrays inside each other, as many as serde_json reads.
+const MAX_LEVELS: usize = 128;
 
 /// A JSON object: members in their order, each as the bytes it was read with.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -22,7 +24,8 @@ impl Object {
     /// Reads one JSON object and nothing after it.
     ///
     /// Refused: duplicate member names at any depth (image-spec, "Objects MUST NOT contain duplicate names"), invalid
-    /// UTF-8, a byte order mark, lone surrogates, more than 128 levels.
+    /// UTF-8, a byte order mark, names that are no text, more than 128 levels. A value is looked at by who wants it:
+    /// `1e400` and a lone surrogate are JSON (RFC 8259 §6, §8.2).
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         check(bytes)?;
         serde_json::from_slice(bytes).map_err(|e| Error::content(format!("not a JSON object: {e}")))
@@ -117,61 +120,61 @@ pub fn compact(json: &[u8]) -> Vec<u8> {
 
 /// Refuses what [`Object::parse`] refuses, in any JSON value.
 pub fn check(bytes: &[u8]) -> Result<()> {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    Strict
-        .deserialize(&mut deserializer)
-        .and_then(|()| deserializer.end())
-        .map_err(|e| Error::content(format!("malformed JSON: {e}")))
+    // By the grammar alone: a number or a string that we cannot hold is nobody's business until it is looked at.
+    let value: &RawValue = serde_json::from_slice(bytes).map_err(|e| malformed(&e))?;
+    check_names(value.get())
 }
 
-/// Reads any value and keeps nothing but the names of the objects it is inside of.
-struct Strict;
-
-impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(Strict)?.is_some() {}
-        Ok(())
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut names = HashSet::new();
-        while let Some(name) = map.next_key::<String>()? {
-            if names.contains(&name) {
-                return Err(serde::de::Error::custom(format_args!("duplicate member '{name}'")));
+/// Looks at nothing but the names of the members in `json`, which is well-formed.
+fn check_names(json: &str) -> Result<()> {
+    // An object has the names that were seen in it, an array none.
+    let mut open: Vec<Option<HashSet<String>>> = Vec::new();
+    let (mut at, mut is_name) = (0, false);
+    while let Some(byte) = json.as_bytes().get(at) {
+        let start = at;
+        at += 1;
+        match byte {
+            b'{' | b'[' if open.len() == MAX_LEVELS => {
+                return Err(malformed(&format_args!("more than {MAX_LEVELS} levels")));
             }
-            names.insert(name);
-            map.next_value_seed(Strict)?;
+            b'{' | b'[' => {
+                is_name = *byte == b'{';
+                open.push(is_name.then(HashSet::new));
+            }
+            b'}' | b']' => {
+                is_name = false;
+                open.pop();
+            }
+            b',' => is_name = matches!(open.last(), Some(Some(_))),
+            b'"' => {
+                at = end_of_string(json.as_bytes(), at);
+                if let (true, Some(Some(names))) = (std::mem::take(&mut is_name), open.last_mut()) {
+                    let name: String =
+                        serde_json::from_str(json.get(start..at).unwrap_or_default()).map_err(|e| malformed(&e))?;
+                    if let Some(name) = names.replace(name) {
+                        return Err(malformed(&format_args!("duplicate member '{name}'")));
+                    }
+                }
+            }
+            _ => {}
         }
-        Ok(())
     }
+    Ok(())
+}
+
+/// Where the string ends whose first byte after the quote is at `at`.
+fn end_of_string(json: &[u8], mut at: usize) -> usize {
+    loop {
+        match json.get(at) {
+            Some(b'\\') => at += 2,
+            Some(byte) if *byte != b'"' => at += 1,
+            _ => return (at + 1).min(json.len()),
+        }
+    }
+}
+
+fn malformed(what: &dyn fmt::Display) -> Error {
+    Error::content(format!("malformed JSON: {what}"))
 }
 
 #[cfg(test)]
@@ -216,13 +219,34 @@ mod tests {
             r#"{"a":1,"a":2}"#,
             r#"{"a":{"b":1,"\u0062":2}}"#,
             r#"{"a":[{"b":1,"b":1}]}"#,
-            r#"{"a":"\ud800"}"#,
+            r#"{"\ud800":1}"#,
+            r#"{"a":[{"b":{}},{"b":[],"c":"{","b":{}}]}"#,
+            r#"{"a":01}"#,
+            r#"{"a":1e}"#,
+            "{\"a\":\"\n\"}",
             r#"{"a":}"#,
             &deep,
         ] {
             assert!(Object::parse(bad.as_bytes()).is_err(), "{}", &bad[..bad.len().min(40)]);
         }
         assert!(Object::parse(b"{\"a\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn values_are_nobodys_business_until_they_are_looked_at() {
+        let levels = |n: usize| format!("{{\"a\":{}{}}}", "[".repeat(n - 1), "]".repeat(n - 1));
+        assert!(Object::parse(levels(MAX_LEVELS).as_bytes()).is_ok());
+        assert!(Object::parse(levels(MAX_LEVELS + 1).as_bytes()).is_err());
+        for text in [
+            r#"{"a":1e400,"b":[-1E-999,123456789012345678901234567890]}"#,
+            r#"{"a":"\ud800","b":{"c":["\udc00\ud800"]}}"#,
+            r#"{"a":"b","b":"a","c":["a","a"],"d":{"a":{"a":"a"}},"e":"\"a\\","f":"\\\"{,"}"#,
+        ] {
+            let object = Object::parse(text.as_bytes()).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!(String::from_utf8(object.to_bytes()).unwrap(), text);
+        }
+        let object = Object::parse(br#"{"a":1e400,"b":"\ud800"}"#).unwrap();
+        assert!(object.get::<f64>("a").is_err() && object.get::<String>("b").is_err());
     }
 
     #[test]

@@ -194,6 +194,10 @@ async fn patch_image(
     request: &Request,
     progress: &Arc<dyn Progress>,
 ) -> Result<PatchedImage> {
+    source.config.check_history(source.manifest.layers.len()).map_err(|e| {
+        e.context(&source.descriptor.digest)
+            .hint("a patch adds an entry to the history; build the image again with one that fits")
+    })?;
     let PatchedFiles { files, layer, mut warnings } = {
         let (place, source, options, asked, progress) =
             (place.clone(), source.clone(), options.clone(), request.files.clone(), progress.clone());

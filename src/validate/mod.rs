@@ -193,6 +193,9 @@ pub async fn verify(
         report.findings.extend(base.missing(&images));
     }
     for image in &images {
+        if let Err(error) = image.config.check_history(image.manifest.layers.len()) {
+            report.findings.push(format!("{}: {error}", image.platform));
+        }
         if image.manifest.layers.iter().any(|layer| elsewhere.contains(&layer.digest)) {
             continue;
         }

@@ -125,14 +125,12 @@ pub(in crate::transport) fn names(all: &[Descriptor]) -> Vec<String> {
 }
 
 pub(in crate::transport) fn annotation(entry: &Descriptor, name: &str) -> Option<String> {
-    entry.annotations().ok()?.get(name).filter(|value| !value.is_empty()).cloned()
+    entry.annotation(name).filter(|value| !value.is_empty())
 }
 
 /// The tag and the whole name that `index.json` gives an entry.
 fn both_names(entry: &Descriptor) -> (Option<String>, Option<String>) {
-    let annotations = entry.annotations().unwrap_or_default();
-    let name = |key| annotations.get(key).filter(|value| !value.is_empty()).cloned();
-    (name(REF_NAME), name(CONTAINERD_NAME))
+    (annotation(entry, REF_NAME), annotation(entry, CONTAINERD_NAME))
 }
 
 pub(in crate::transport) fn is_referrer(entry: &Descriptor) -> bool {

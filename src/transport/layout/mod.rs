@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rustix::fs::{Access, Mode, OFlags, access, openat};
+use rustix::io::Errno;
 
 use self::index::{Found, INDEX, MARKER};
 use crate::blob;
@@ -119,6 +120,13 @@ impl Layout {
         };
         let file = match open() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::LOOP | Errno::NOTDIR)) => {
+                return Err(Error::content(format!(
+                    "{} is a symbolic link, or in one: links are not followed",
+                    place()
+                ))
+                .hint("copy the layout with cp -rL, which puts what they lead to in their place"));
+            }
             opened => opened.map_err(|e| Error::io(place(), &e))?,
         };
         let metadata = file.metadata().map_err(|e| Error::io(place(), &e))?;
@@ -321,7 +329,8 @@ mod tests {
         let path = layout.blob_path(&good.digest);
         fs::write(layout.path.join("elsewhere"), "good").unwrap();
         std::os::unix::fs::symlink(layout.path.join("elsewhere"), &path).unwrap();
-        assert!(layout.open(&good.digest).is_err());
+        let error = layout.open(&good.digest).unwrap_err();
+        assert!(error.kind() == Kind::Content && error.hint_text().is_some(), "{error}");
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert!(layout.open(&good.digest).is_err());
@@ -339,7 +348,7 @@ mod tests {
             let (path, elsewhere) = (layout.path.join(link), directory.path().join("elsewhere"));
             fs::rename(&path, &elsewhere).unwrap();
             std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
-            assert!(layout.open(&Digest::of(b"good")).is_err(), "{link}");
+            assert_eq!(layout.open(&Digest::of(b"good")).unwrap_err().kind(), Kind::Content, "{link}");
             assert_eq!(layout.prepare().unwrap_err().kind(), Kind::Content, "{link}");
         }
     }

@@ -26,7 +26,7 @@ thread_local! {
 
 fn tag_of(entry: &RawValue) -> Option<String> {
     let entry = Descriptor::from_object(Object::parse(entry.get().as_bytes()).ok()?).ok()?;
-    entry.annotations().ok()?.get(REF_NAME).cloned()
+    entry.annotation(REF_NAME)
 }
 
 fuzz_target!(|data: &[u8]| {
