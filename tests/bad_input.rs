@@ -1162,6 +1162,13 @@ fn what_stands_in_the_way_of_a_layout_is_named() {
         fails(7, &["/file is not a directory"], ["copy", &source, &scene.reference(to)]);
     }
     assert_eq!(fs::read_to_string(scene.path("file")).unwrap(), "precious");
+    std::os::unix::fs::symlink("nowhere", scene.path("link")).unwrap();
+    for to in ["link:1", "link/below:1"] {
+        let said =
+            fails(7, &["/link is a link to something that does not exist"], ["copy", &source, &scene.reference(to)]);
+        assert!(said.hint().is_some(), "{said:#?}");
+    }
+    assert!(!scene.path("nowhere").exists());
 }
 
 #[test]

@@ -549,6 +549,32 @@ fn an_archive_is_whole_or_not_written() {
     ok(["verify", &to]);
 }
 
+#[test]
+fn a_damaged_manifest_under_the_tag_is_replaced_by_force() {
+    let scene = Scene::new();
+    let image = Image::kong().build();
+    let (source, to) = (scene.source(&image), scene.reference("dst:1"));
+    ok(["copy", &source, &to]);
+    let manifest = scene.path("dst/blobs").join(image.digest.replace(':', "/"));
+    let damages: [&dyn Fn(); 2] = [&|| fs::write(&manifest, "{}").unwrap(), &|| fs::remove_file(&manifest).unwrap()];
+    for (code, damage) in [5, 3].into_iter().zip(damages) {
+        for command in ["copy", "patch"] {
+            damage();
+            let said = fails(code, &[&image.digest], [command, &source, &to]);
+            assert!(said.hint().unwrap().contains("--force"), "{said:#?}");
+            ok([command, "--force", &source, &to]);
+            ok(["verify", &to]);
+            ok(["copy", "--force", &source, &to]);
+        }
+    }
+    // A list that cannot be read is not written anew.
+    fs::write(scene.path("dst/index.json"), "{").unwrap();
+    for command in ["copy", "patch"] {
+        let said = fails(5, &["index.json"], [command, "--force", &source, &to]);
+        assert!(said.hint().is_none_or(|hint| !hint.contains("--force")), "{said:#?}");
+    }
+}
+
 // faults.md C21
 #[test]
 fn of_what_is_no_container_image_no_platform_is_chosen() {

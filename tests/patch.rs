@@ -544,7 +544,7 @@ fn source_date_epoch_dates_the_image() {
     assert_eq!(config["history"].as_array().unwrap().last().unwrap()["created"], "2000-02-29T23:59:59Z");
     prove(&scene.reference("dst:1"), &source);
     for bad in ["", "yesterday", "-1", "253402300800"] {
-        patch("dst:2", bad).failed(2, &["SOURCE_DATE_EPOCH"]);
+        patch("dst:2", bad).failed(2, &["SOURCE_DATE_EPOCH", "from 1970 to the end of 9999"]);
     }
 }
 
@@ -976,6 +976,7 @@ fn contradictions_on_the_command_line_are_usage_errors() {
         (&["exposed and not to be exposed"][..], &["--unexpose", "80"][..]),
         (&["'70000' is not a port"], &["--expose", "70000"]),
         (&["absolute path"], &["--file", "usr/sbin/nginx"]),
+        (&["KONG_PROXY_LISTEN", "set twice"], &["--listen=0.0.0.0:80", "--env", "KONG_PROXY_LISTEN=x"]),
         (&["NAME=VALUE"], &["--env", "A"]),
         (&["written by capatch itself"], &["--label", "dev.capatch.patch=x"]),
         (&["apache", "possible values", "ingress-nginx"], &["--profile", "apache"]),

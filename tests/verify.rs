@@ -116,7 +116,8 @@ fn a_blob_that_is_no_regular_file_is_refused() {
     let elsewhere = scene.path("elsewhere");
     fs::rename(&path, &elsewhere).unwrap();
     std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
-    assert_ne!(run(["verify", &source]).code, 0);
+    let said = fails(5, &["symbolic link"], ["verify", &source]);
+    assert!(said.hint().unwrap().contains("cp -rL"), "{said:#?}");
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     fails(5, &["not a regular file"], ["verify", &source]);
@@ -393,6 +394,16 @@ fn the_base_must_be_the_one_that_was_patched() {
     assert_eq!(said.code, 8, "{said:#?}");
     assert!(said.stdout.contains("image.base.digest") && said.stdout.contains("config/config/Cmd"), "{said:#?}");
     fails(3, &["src:nope"], ["verify", &result, "--base", &scene.reference("src:nope")]);
+}
+
+#[test]
+fn an_image_that_the_base_lacks_is_not_called_identical_with_it() {
+    let scene = Scene::new();
+    let base = scene.source(&Image::kong().build());
+    Image::kong_arm64().build().write(&scene.path("other"), "1");
+    let said = run(["verify", &scene.reference("other:1"), "--base", &base]);
+    assert!(said.code == 8 && said.stdout.contains("linux/arm64 is not in the base"), "{said:#?}");
+    assert!(!said.stdout.contains("identical"), "{said:#?}");
 }
 
 #[test]

@@ -145,8 +145,10 @@ pub(super) fn source_date_epoch() -> Result<Option<u64>> {
     // Up to the year 9999, the last that RFC 3339 can write.
     let seconds = text.parse().ok().filter(|seconds| *seconds < 253_402_300_800_u64);
     seconds.map(Some).ok_or_else(|| {
-        Error::usage(format!("SOURCE_DATE_EPOCH is '{text}', which is no number of seconds since 1970"))
-            .hint("unset it, or set it to something like $(git log -1 --format=%ct)")
+        Error::usage(format!(
+            "SOURCE_DATE_EPOCH is '{text}', which is no number of seconds from 1970 to the end of 9999"
+        ))
+        .hint("unset it, or set it to something like $(git log -1 --format=%ct)")
     })
 }
 

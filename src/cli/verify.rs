@@ -78,7 +78,7 @@ fn text(report: &Report) -> String {
             let _ = writeln!(text, "  caps     {} {}", printable(&file.path), file.capabilities);
         }
         changes(&mut text, &image.differences);
-        if report.base.is_some() && image.differences.is_empty() {
+        if image.compared && image.differences.is_empty() {
             let _ = writeln!(text, "  identical with the base");
         }
     }

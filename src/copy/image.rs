@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
-use crate::copy::manifests::{Tag, copy_manifests};
+use crate::copy::manifests::{Tag, can_be_replaced, copy_manifests};
 use crate::copy::referrers::{self, Referrers};
 use crate::copy::{Memory, Moved, Mover, blobs_of, left_out, select};
 use crate::error::{Error, Kind, Result};
@@ -107,8 +107,7 @@ pub async fn image(route: &Route<'_>, options: &Options, progress: &Arc<dyn Prog
     let root = root?;
     let may_replace = options.force || options.replace;
     let old = match old {
-        // A layout that cannot be read is damaged; a tag of a registry may just hold something that we do not know.
-        Err(e) if e.kind() == Kind::Content && matches!(to, Place::Registry(_)) => {
+        Err(e) if can_be_replaced(to, &e).await => {
             if !may_replace {
                 return Err(e.hint("choose another tag, or replace it with --force"));
             }

@@ -48,6 +48,13 @@ fn height(node: &Node) -> usize {
     }
 }
 
+/// Whether what a tag of `place` names can be replaced although reading it gave `error`: a tag of a registry may hold
+/// something that we do not know, and a manifest may be damaged or gone. A list of images that cannot be read is not written
+/// anew.
+pub async fn can_be_replaced(place: &Place, error: &Error) -> bool {
+    matches!(error.kind(), Kind::Content | Kind::NotFound) && place.names().await.is_ok()
+}
+
 /// A tag of a destination, and what it named when we looked.
 pub struct Tag<'a> {
     /// Where.

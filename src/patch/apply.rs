@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::copy::{Moved, Mover, Route, Tag, blobs_of, copy_manifests, left_out};
+use crate::copy::{Moved, Mover, Route, Tag, blobs_of, can_be_replaced, copy_manifests, left_out};
 use crate::error::{self, Error, Result};
 use crate::image::{self, Node};
 use crate::oci::config::ImageConfig;
@@ -155,8 +155,7 @@ async fn start(route: &Route<'_>, options: &Options) -> Result<Start> {
     let request = options.request()?;
     let source = image::resolve(route.from, route.source).await?;
     let old = match route.to.resolve(Some(&target)).await {
-        // A layout that cannot be read is damaged; a tag of a registry may just hold something that we do not know.
-        Err(e) if e.kind() == error::Kind::Content && matches!(route.to, Place::Registry(_)) => {
+        Err(e) if can_be_replaced(route.to, &e).await => {
             if !options.force {
                 return Err(e.context(route.destination).hint("choose another tag, or replace it with --force"));
             }

@@ -128,7 +128,13 @@ impl Options {
         if let Some((name, _)) = self.labels.iter().find(|(name, _)| ours(name)) {
             return Err(Error::usage(format!("the label {name} is written by capatch itself")));
         }
-        self.request().map(drop)
+        match self.request()?.listen {
+            Some((listen, _)) if self.env.iter().any(|(name, _)| *name == listen) => {
+                Err(Error::usage(format!("{listen} is to be set twice: as the listen variable, and as any other one"))
+                    .hint("leave one of the two out; the listen variable is checked against the image's version"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The request in its normal form; two that do the same are equal.

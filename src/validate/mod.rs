@@ -83,6 +83,8 @@ pub struct VerifiedImage {
     pub digest: Digest,
     /// Files with capabilities.
     pub capabilities: Vec<FileWithCapabilities>,
+    /// Whether the base has this image too, so that the two were compared.
+    pub compared: bool,
     /// Every difference from the base.
     pub differences: Vec<Change>,
 }
@@ -255,6 +257,7 @@ async fn verify_image(
     progress: &Arc<dyn Progress>,
 ) -> Result<VerifiedImage> {
     let mut layers = image.layers()?;
+    let compared = base.is_some();
     let base = base.filter(|(_, base)| base.descriptor.digest != image.descriptor.digest);
     let mut differences = Vec::new();
     let tree = match base {
@@ -297,6 +300,7 @@ async fn verify_image(
         platform: image.platform.to_string(),
         digest: image.descriptor.digest.clone(),
         capabilities,
+        compared,
         differences,
     })
 }

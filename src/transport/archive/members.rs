@@ -119,8 +119,17 @@ impl Members {
 
     /// A member that has to fit into memory; `None` if there is no such member.
     pub(super) fn read_small(&self, name: &[u8]) -> Result<Option<Vec<u8>>> {
-        let Some(member) = self.find(name)? else { return Ok(None) };
         let show = || path::show(&path::normalise(name));
+        let Some(member) = self.find(name)? else {
+            return match self.by_path.get(&path::normalise(name)) {
+                Some(Found::Symlink(target) | Found::HardLink(target)) => {
+                    let target = String::from_utf8_lossy(target);
+                    Err(Error::content(format!("{} is a link to {target}, which is not in the archive", show()))
+                        .hint("write the archive with that file in it"))
+                }
+                _ => Ok(None),
+            };
+        };
         self.limits.check_document(member.size, show())?;
         let mut bytes = Vec::new();
         self.reader(member, 0).read_to_end(&mut bytes).map_err(|e| Error::io(show(), &e))?;
@@ -190,13 +199,14 @@ mod tests {
             ("harder", Some("B")),
             ("root", Some("B")),
             ("long/name", Some("L")),
-            ("out", None),
             ("pipe", None),
             ("short", None),
             ("", None),
         ] {
             assert_eq!(text(&members, name).unwrap().as_deref(), content, "{name}");
         }
+        let error = text(&members, "out").unwrap_err();
+        assert_eq!(error.to_string(), "/out is a link to ../../../etc/passwd, which is not in the archive");
         for name in ["loop", "ring"] {
             assert_eq!(text(&members, name).unwrap_err().kind(), Kind::Content, "{name}");
         }

@@ -159,7 +159,16 @@ impl Layout {
                 Error::new(Kind::DestinationRefused, message).hint("name a new directory or an existing layout")
             );
         }
-        while !directory.exists() && directory.pop() {}
+        while !directory.exists() {
+            if directory.is_symlink() {
+                let message = format!("{} is a link to something that does not exist", directory.display());
+                return Err(Error::new(Kind::DestinationRefused, message)
+                    .hint("make the directory that it leads to, or name another one"));
+            }
+            if !directory.pop() {
+                break;
+            }
+        }
         if !directory.is_dir() {
             let message = format!("{} is not a directory", directory.display());
             return Err(Error::new(Kind::DestinationRefused, message)
