@@ -888,6 +888,76 @@ fn a_hard_link_has_the_content_of_its_target_and_its_other_name_is_told() {
 }
 
 #[test]
+fn a_hard_link_gives_its_file_its_owner_and_permissions() {
+    let program = file("opt/openresty", elf::amd64()).mode(0o755);
+    let link = hard_link("opt/nginx", "opt/openresty").mode(0o4711).owner(7).mtime(9);
+    for layers in [vec![vec![dir("opt"), program.clone(), link.clone()]], vec![vec![dir("opt"), program], vec![link]]] {
+        let image = layers.iter().fold(Image::empty(), |image, layer| image.layer(layer)).build();
+        let scene = Scene::new();
+        let (source, result) = (scene.source(&image), scene.reference("dst:out"));
+        ok(["patch", &source, &result, "--file", "/opt/openresty"]);
+        let entry = scene.open("dst", "out").top_layer().pop().unwrap();
+        assert_eq!((entry.mode, entry.uid, entry.mtime), (0o4711, 7, 9));
+        prove(&result, &source);
+    }
+}
+
+#[test]
+fn where_a_hard_link_makes_the_capability_uncertain_it_is_written() {
+    let has = |entry: tar::Entry| entry.xattr("security.capability", &caps(BIND, true));
+    let (program, link) = (file("opt/openresty", elf::amd64()), hard_link("opt/nginx", "opt/openresty"));
+    for (file, link, certain) in [
+        (has(program.clone()), link.clone(), false),
+        (program.clone(), has(link.clone()), false),
+        (has(program), has(link), true),
+    ] {
+        for layers in [vec![vec![dir("opt"), file.clone(), link.clone()]], vec![vec![dir("opt"), file], vec![link]]] {
+            let image = layers.iter().fold(Image::empty(), |image, layer| image.layer(layer)).build();
+            let scene = Scene::new();
+            let (source, result) = (scene.source(&image), scene.reference("dst:out"));
+            let said = ok(["patch", &source, &result, "--file", "/opt/openresty"]);
+            let warned = |said: &str| said.contains("the hard link /opt/nginx has other");
+            assert_eq!(warned(&said.stderr), !certain, "{said:#?}");
+            assert_eq!(said.stdout.contains("(already)"), certain, "{said:#?}");
+            let opened = scene.open("dst", "out");
+            assert_eq!(opened.layers().len(), layers.len() + usize::from(!certain));
+            if !certain {
+                assert_eq!(opened.capability("/opt/openresty"), caps(BIND, true));
+            }
+            prove(&result, &source);
+            let listed = ok(["getcap", &source]);
+            let both = "/opt/nginx cap_net_bind_service=ep\n/opt/openresty cap_net_bind_service=ep\n";
+            assert_eq!(listed.stdout, both);
+            assert_eq!(listed.stderr.matches("depend on the container engine").count(), usize::from(!certain));
+            let both = ["patch", &source, &scene.reference("dst:both"), "--file=/opt/openresty", "--file=/opt/nginx"];
+            assert_eq!(ok(both).stderr, "");
+            ok(["patch", &source, &scene.reference("dst:gone"), "--file=/opt/openresty", "--remove-caps"]);
+            assert_eq!(ok(["getcap", &scene.reference("dst:gone"), "/opt/openresty"]).stdout, "");
+        }
+    }
+}
+
+/// A hard link that somebody puts on top of a patched program takes its capability with containerd.
+#[test]
+fn a_later_hard_link_without_the_capability_is_found() {
+    let program = file("opt/openresty", elf::amd64()).xattr("security.capability", &caps(BIND, true));
+    let scene = Scene::new();
+    let image = Image::empty().layer([dir("opt"), file("opt/openresty", elf::amd64())]).build();
+    let source = scene.source(&image);
+    ok(["patch", &source, &scene.reference("dst:out"), "--file", "/opt/openresty"]);
+    let record = scene.open("dst", "out").json["annotations"][RECORD].as_str().unwrap().to_owned();
+    let mut edited =
+        Image::empty().layer([dir("opt"), program]).layer([hard_link("opt/nginx", "opt/openresty")]).build();
+    let mut manifest: Value = serde_json::from_slice(edited.bytes()).unwrap();
+    manifest["annotations"][RECORD] = record.into();
+    edited.manifest(manifest["mediaType"].clone().as_str().unwrap(), manifest.to_string().into_bytes());
+    edited.write(&scene.path("edited"), "x");
+    let said = run(["verify", &scene.reference("edited:x")]);
+    assert_eq!(said.code, 8, "{said:#?}");
+    assert!(said.stdout.contains("FINDING: linux/amd64: the capabilities of /opt/openresty depend on"), "{said:#?}");
+}
+
+#[test]
 fn the_topmost_version_of_a_file_counts() {
     let newer = [elf::amd64(), b"newer".to_vec()].concat();
     let image = Image::kong().layer([dir("usr"), dir("usr/local"), file(NGINX_ENTRY, newer.clone()).mode(0o711)]);

@@ -178,6 +178,15 @@ fn other_names_of_the_file_keep_it_unless_they_are_asked_for_too() {
     assert_eq!(ok(["getcap", &one]).stdout, "/opt/openresty cap_net_bind_service=ep\n");
     prove(&one, &source);
 
+    // A link of a higher layer is a name of the file as well.
+    let program = file("opt/openresty", elf::amd64()).xattr(CAPABILITY, &caps(BIND, true));
+    let link = hard_link("opt/nginx", "opt/openresty").xattr(CAPABILITY, &caps(BIND, true));
+    let image = Image::empty().layer([dir("opt"), program]).layer([link]).build();
+    let source = scene.source(&image);
+    let said = ok(["patch", &source, &scene.reference("dst:two"), "--remove-caps", "--file", "/opt/openresty"]);
+    assert!(said.stderr.contains("/opt/nginx is a hard link to the same file; it keeps the old one"), "{said:#?}");
+    prove(&scene.reference("dst:two"), &source);
+
     let said = ok(["patch", &source, &both, "--remove-caps", "--file", "/opt/nginx", "--file", "/opt/openresty"]);
     assert!(!said.stderr.contains("hard link"), "{said:#?}");
     assert_eq!(ok(["getcap", &both]).stdout, "");

@@ -292,7 +292,13 @@ fn changed_files_are_found() {
         (&["added", "symbolic link", "/etc/shadow"], symlink("etc/shadow", "passwd")),
         (&["/etc/passwd"], symlink("etc/passwd", "/dev/null")),
         (&["/usr/local/bin/nginx"], symlink("usr/local/bin/nginx", "/evil")),
-        (&["added", "/bin/nginx"], hard_link("bin/nginx", NGINX_ENTRY)),
+        (
+            &["added", "/bin/nginx"],
+            hard_link("bin/nginx", NGINX_ENTRY)
+                .mode(0o775)
+                .owner(1000)
+                .xattr("security.capability", &caps(1 << 10, true)),
+        ),
         (&["removed", "/etc/passwd"], whiteout("etc/passwd")),
         (&["removed", "/usr/local/kong"], whiteout("usr/local/kong")),
         (&["removed", "/etc/passwd"], file("etc/.wh..wh..opq", "")),

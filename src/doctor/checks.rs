@@ -95,6 +95,13 @@ fn program(facts: &Facts, findings: &mut Vec<Finding>) -> Result<()> {
                    capability off the file";
         findings.push(warning("hard-link", &name, what, why));
     }
+    if let Some(link) = &target.disputed {
+        let link = path::show(link);
+        let what = format!("the entry of the hard link {link} has other capabilities than that of its file {path}");
+        let why =
+            "container engines disagree about which ones count: containerd and Docker take those of the last link";
+        findings.push(warning("disputed-capabilities", &link, what, why));
+    }
     for volume in facts.volumes.iter().filter(|volume| is_at_or_below(&path, volume)) {
         let what = format!("{path} is under the volume {volume}");
         findings.push(warning(

@@ -5,7 +5,7 @@ use std::io::Read;
 
 use proptest::prelude::*;
 
-use crate::archive::entry::Kind;
+use crate::archive::entry::{Entry, Kind};
 use crate::archive::path::{self, Step};
 use crate::archive::testing::*;
 use crate::layer::Cache;
@@ -63,7 +63,11 @@ fn render(op: &Op, id: u64) -> Vec<u8> {
         Op::File(path) => with_owner(b'0', path, "", format!("content {id}").as_bytes()),
         Op::Directory(path) => with_owner(b'5', path, "", b""),
         Op::Symlink(path, target) => with_owner(b'2', path, target, b""),
-        Op::HardLink(path, target) => with_owner(b'1', path, target, b""),
+        Op::HardLink(path, target) => {
+            let link = with_owner(b'1', path, target, b"");
+            let value = [b'0' + (id % 10) as u8];
+            if id % 2 == 0 { [pax(&[(b"SCHILY.xattr.security.capability", &value)]), link].concat() } else { link }
+        }
         Op::Fifo(path) => with_owner(b'6', path, "", b""),
         Op::Whiteout(path) => {
             let (parent, base) = path.rsplit_once('/').unwrap_or(("", path));
@@ -168,9 +172,17 @@ fn agree(layers: &[Vec<Op>], together: bool, shared: bool) -> Result<(), TestCas
                 let parents = found.parents.iter().map(parent).collect();
                 let answer = (path::show(&found.path), found.layer, found.entry.uid, Digest::of(&content), parents);
                 prop_assert_eq!(Some(answer), expected, "{}", asked);
-                for name in &found.other_names {
-                    prop_assert!(tree.same_file(name, &found.path), "{:?} is no name of {}", path::show(name), asked);
-                }
+                let other = |name: &&[u8]| *name != found.path && tree.same_file(name, &found.path);
+                let others: Vec<_> = tree.iter().map(|(name, _)| name).filter(other).collect();
+                prop_assert_eq!(&found.other_names, &others, "{}", asked);
+                let node = tree.get(&found.path).unwrap();
+                let entry = Entry { path: Vec::new(), ..found.entry };
+                prop_assert_eq!(
+                    (&entry, found.disputed.is_some()),
+                    (&node.entry, node.disputed.is_some()),
+                    "{}",
+                    asked
+                );
             }
             Err(FindError::Layer(error)) => return Err(TestCaseError::fail(format!("{asked}: {error}"))),
             Err(error) => prop_assert_eq!(None, expected, "{}: {:?}", asked, error),

@@ -234,6 +234,7 @@ mod tests {
             entry: Entry { kind: Kind::File, size: content.len() as u64, ..entry },
             parents: parents.iter().map(|entry| Parent { entry: entry.clone(), implied: false }).collect(),
             content: Spool::from_reader(&mut &content[..]).unwrap(),
+            disputed: None,
             other_names: vec![],
         }
     }

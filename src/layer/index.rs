@@ -8,6 +8,7 @@ use crate::archive::entry::{Entries, Entry, Kind};
 use crate::archive::path;
 use crate::blob::{Spool, SpoolWriter};
 use crate::error::{Error, Result};
+use crate::layer::inode::weight;
 use crate::layer::whiteout::{Marker, marker};
 use crate::limits::Limits;
 
@@ -15,6 +16,8 @@ use crate::limits::Limits;
 const EVENT: u64 = 80;
 /// Bytes of memory for the hash of a left-out file's base name.
 const LEFT_OUT: u64 = 12;
+/// Bytes of memory for a kept entry, beside its names.
+const KEPT: u64 = 400;
 /// Paths that links add to a scan while it runs.
 const MAX_LATE: usize = 1000;
 
@@ -96,6 +99,7 @@ pub(super) struct Index {
     /// Hash of the base name and number of the event, sorted.
     by_base: Vec<(u32, u32)>,
     opaques: Vec<u32>,
+    hard_links: Vec<u32>,
     kept: BTreeMap<u32, Kept>,
     kept_paths: HashMap<Vec<u8>, u32>,
     names: HashSet<Vec<u8>>,
@@ -123,6 +127,7 @@ impl Index {
                 events: Vec::new(),
                 by_base: Vec::new(),
                 opaques: Vec::new(),
+                hard_links: Vec::new(),
                 kept: BTreeMap::new(),
                 kept_paths: HashMap::new(),
                 names: interest.names.clone(),
@@ -171,6 +176,11 @@ impl Index {
     /// All opaque markers; their path is the directory.
     pub(super) fn opaques(&self) -> impl Iterator<Item = Event<'_>> {
         self.opaques.iter().map(|event| self.event(*event as usize))
+    }
+
+    /// All hard links, in the order of the entries.
+    pub(super) fn hard_links(&self) -> impl Iterator<Item = Event<'_>> {
+        self.hard_links.iter().map(|event| self.event(*event as usize))
     }
 
     /// All events, in the order of the entries.
@@ -281,6 +291,9 @@ impl Scan<'_> {
             self.grounded.clear();
             self.implied.clear();
         }
+        if kind == Kind::HardLink {
+            self.index.hard_links.push(self.index.events.len() as u32);
+        }
         match kind {
             Kind::Directory | Kind::Symlink | Kind::HardLink => {
                 self.push(number, What::Put(kind), &entry.path, &entry.link, grounded)?;
@@ -294,10 +307,11 @@ impl Scan<'_> {
     }
 
     fn is_interesting(&self, file: &[u8]) -> bool {
-        let (parent, base) = (path::parent(file), path::base(file));
-        self.interest.names.contains(base)
-            || self.late.names.contains(base)
-            || self.interest.directories.contains(parent)
+        self.is_named(path::base(file)) || self.interest.directories.contains(path::parent(file))
+    }
+
+    fn is_named(&self, base: &[u8]) -> bool {
+        self.interest.names.contains(base) || self.late.names.contains(base)
     }
 
     fn is_grounded(&self, directory: &[u8]) -> bool {
@@ -325,12 +339,9 @@ impl Scan<'_> {
         // The names twice: the arena grows too.
         index.memory += EVENT + 2 * (path.len() + link.len()) as u64;
         // What an offset can reach is enough even for those who have more memory.
-        let at = u32::try_from(index.arena.len()).ok();
-        let Some(at) = at.filter(|_| self.used + index.memory <= self.limits.lookup()) else {
-            return Err(self
-                .limits
-                .exceeded("the directories, links and whiteouts of the layers take", self.limits.lookup()));
-        };
+        let Ok(at) = u32::try_from(index.arena.len()) else { return Err(self.too_much()) };
+        self.check_memory()?;
+        let index = &mut self.index;
         // Neither can be longer than MAX_PATH.
         let stored = Stored { at, path: path.len() as u16, link: link.len() as u16, entry, what, grounded };
         index.by_base.push((index.short_hash(path::base(path)), index.events.len() as u32));
@@ -338,6 +349,14 @@ impl Scan<'_> {
         index.arena.extend_from_slice(link);
         index.events.push(stored);
         Ok(())
+    }
+
+    fn check_memory(&self) -> Result<()> {
+        if self.used + self.index.memory > self.limits.lookup() { Err(self.too_much()) } else { Ok(()) }
+    }
+
+    fn too_much(&self) -> Error {
+        self.limits.exceeded("the directories, links and whiteouts of the layers take", self.limits.lookup())
     }
 
     fn leave_out(&mut self, base: &[u8]) {
@@ -357,8 +376,17 @@ impl Scan<'_> {
     fn keep(&mut self, number: u32, entry: Entry, entries: &mut Entries<impl BufRead>) -> Result<()> {
         let captured = self.capture.contains(&number);
         let wanted = self.interest.paths.contains(&entry.path) || self.late.paths.contains(&entry.path);
-        if !captured && !wanted {
+        let links = entry.kind == Kind::HardLink && self.is_named(path::base(&path::normalise(&entry.link)));
+        if !captured && !wanted && !links {
             return Ok(());
+        }
+        if entry.kind == Kind::HardLink {
+            // There may be any number of them.
+            self.index.memory += KEPT + 2 * entry.path.len() as u64 + weight(&entry);
+            self.check_memory()?;
+            if self.late.names.len() < MAX_LATE {
+                self.late.names.insert(path::base(&entry.path).to_vec());
+            }
         }
         if entry.kind == Kind::Symlink && self.late.paths.len() < MAX_LATE {
             self.late.want(&path::target(&entry.path, &entry.link));

@@ -14,6 +14,7 @@ use crate::blob::Spool;
 use crate::error::{Error, Result};
 use crate::layer::cache::Cache;
 use crate::layer::hints;
+use crate::layer::inode::amend;
 use crate::layer::view::{Node, View};
 use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
@@ -39,8 +40,10 @@ pub struct Found {
     pub links: Vec<(Vec<u8>, Vec<u8>)>,
     /// The number of the layer that holds the content, from 0 at the bottom.
     pub layer: usize,
-    /// Its metadata, under [`Found::path`]. If the path is a hard link, that of the file it leads to.
+    /// Its metadata, under [`Found::path`], with what hard links to it changed.
     pub entry: Entry,
+    /// A hard link to it that was made with other capabilities than it had: which ones count depends on the container engine.
+    pub disputed: Option<Vec<u8>>,
     /// Its parent directories from the top, without the root.
     pub parents: Vec<Parent>,
     /// Its bytes; see [`Stack::keep_at_most`].
@@ -211,7 +214,8 @@ where
             return Err(FindError::NotAFile { asked, kind: inode.kind });
         }
         let parents = self.parents(&located.path)?;
-        let entries = parents.iter().filter_map(|(_, node)| node.as_ref());
+        let links = self.view.links_to(&inode)?;
+        let entries = parents.iter().filter_map(|(_, node)| node.as_ref()).chain(links.iter().map(|(link, _)| link));
         let wanted: Vec<_> = entries.chain([&inode]).filter_map(|node| Some((node.layer, node.entry?))).collect();
         self.view.capture(wanted)?;
         let parents = parents.into_iter().map(|(path, node)| self.parent(path, node)).collect::<Result<_>>()?;
@@ -224,14 +228,16 @@ where
             .hint("build the image so that the file is copied without holes (tar without --sparse)")
             .into());
         };
-        let entry = Entry { path: located.path.clone(), ..kept.entry.clone() };
-        let other_names = self.other_names(&inode, &located.path)?;
+        let mut entry = Entry { path: located.path.clone(), ..kept.entry.clone() };
+        let disputed = self.amend(&mut entry, &links)?;
+        let other_names = self.other_names(&inode, links, &located.path)?;
         Ok(Found {
             path: located.path,
             asked,
             links: located.links,
             layer: inode.layer,
             entry,
+            disputed,
             parents,
             content,
             other_names,
@@ -248,8 +254,23 @@ where
         }
         let Some(name) = located.node else { return Err(self.missing(asked, located)?) };
         let inode = self.view.inode(name)?;
-        self.view.capture(inode.entry.map(|entry| (inode.layer, entry)))?;
-        Ok(self.parent(located.path, Some(inode))?.entry)
+        let links = if inode.kind == Kind::Directory { Vec::new() } else { self.view.links_to(&inode)? };
+        let nodes = links.iter().map(|(link, _)| link).chain([&inode]);
+        self.view.capture(nodes.filter_map(|node| Some((node.layer, node.entry?))).collect::<Vec<_>>())?;
+        let mut entry = self.parent(located.path, Some(inode))?.entry;
+        self.amend(&mut entry, &links)?;
+        Ok(entry)
+    }
+
+    /// Gives a file the metadata of its hard links. Says which was the first that has other capabilities.
+    fn amend(&self, file: &mut Entry, links: &[(Node, Vec<u8>)]) -> Result<Option<Vec<u8>>> {
+        let mut disputed = None;
+        for (link, landed) in links {
+            if amend(file, &self.view.kept(link.layer, link.entry.unwrap_or_default())?.entry) && disputed.is_none() {
+                disputed = Some(landed.clone());
+            }
+        }
+        Ok(disputed)
     }
 
     /// The names of what a container finds in the directory at `path`, symbolic links to it followed, in the order of their
@@ -344,29 +365,16 @@ where
         }
     }
 
-    /// The other names that the layer of `inode` gives it, as far as the image still has them.
-    fn other_names(&mut self, inode: &Node, path: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let Some((_, index)) = self.view.scanned().find(|(layer, _)| *layer == inode.layer) else {
-            return Ok(Vec::new());
-        };
-        let mut names = BTreeSet::from([inode.written.clone()]);
-        for event in index.events().filter(|event| Some(event.entry) > inode.entry) {
-            if event.what == crate::layer::index::What::Put(Kind::HardLink)
-                && names.contains(&path::normalise(event.link))
-            {
-                names.insert(event.path.to_vec());
+    /// The names of `inode` besides `path` that the image still has, its own and those of `links`.
+    fn other_names(&mut self, inode: &Node, links: Vec<(Node, Vec<u8>)>, path: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let mut alive = BTreeSet::new();
+        for (node, landed) in [(inode.clone(), self.view.landed(inode)?)].into_iter().chain(links) {
+            let there = if landed == path { None } else { self.view.top(&landed)? };
+            if there.is_some_and(|there| (there.layer, there.entry) == (node.layer, node.entry)) {
+                alive.insert(landed);
             }
         }
-        names.remove(path);
-        let mut alive = Vec::new();
-        for name in names {
-            let Some(node) = self.view.top(&name)? else { continue };
-            let node = self.view.inode(node)?;
-            if (node.layer, node.entry) == (inode.layer, inode.entry) {
-                alive.push(name);
-            }
-        }
-        Ok(alive)
+        Ok(alive.into_iter().collect())
     }
 }
 

@@ -12,6 +12,7 @@ pub mod tree;
 mod cache;
 mod hints;
 mod index;
+mod inode;
 mod view;
 mod whiteout;
 

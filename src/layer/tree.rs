@@ -4,10 +4,10 @@
 //! layers below have. It needs every layer and memory for every entry; [`crate::layer::lookup`] answers about one path
 //! with less of both, and must agree.
 //!
-//! A hard link does not change the metadata of the file it leads to. (containerd changes the owner of a file when it
-//! makes a hard link to it, and the kernel then clears its capability.)
+//! A hard link gives the file that it leads to its own metadata, as container engines do; where these disagree about the
+//! capabilities, the node says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::archive::entry::{Entries, Entry, Kind};
 use crate::archive::path::{self, Step};
 use crate::error::{Error, Result};
+use crate::layer::inode::{amend, weight};
 use crate::layer::reader::LayerReader;
 use crate::layer::whiteout::{Marker, marker};
 use crate::limits::Limits;
@@ -38,6 +39,11 @@ pub struct Node {
     pub layer: usize,
     /// A directory that no layer has an entry for.
     pub implied: bool,
+    /// The hard link that was made with other capabilities than the file had, so that it depends on the container engine
+    /// which ones count.
+    pub disputed: Option<Vec<u8>>,
+    /// The same for all names of a file; 0 if many files share the node, which says no more than their kind.
+    number: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -63,6 +69,10 @@ pub struct Tree {
     layers: usize,
     /// What entries of the current layer share that say no more than what they are.
     plain: Vec<Arc<Node>>,
+    /// What hard links of the current layer made of files, by number.
+    amended: HashMap<u64, Arc<Node>>,
+    /// Nodes so far.
+    nodes: u64,
     /// Bytes that it takes, about.
     memory: u64,
     /// Whether another one is to have half of the memory.
@@ -104,6 +114,7 @@ impl Tree {
             reader.finish()
         })();
         applied.map_err(|e: Error| e.context(place))?;
+        tree.replace_amended();
         tree.layers += 1;
         tree.plain.clear();
         *self = tree;
@@ -123,7 +134,7 @@ impl Tree {
     /// Whether two paths are names of one file.
     pub fn same_file(&self, one: &[u8], other: &[u8]) -> bool {
         match (self.places.get(one), self.places.get(other)) {
-            (Some(one), Some(other)) => Arc::ptr_eq(&one.node, &other.node),
+            (Some(one), Some(other)) => one.node.number == other.node.number && one.node.number > 0,
             _ => false,
         }
     }
@@ -170,12 +181,9 @@ impl Tree {
         }
         let written = std::mem::take(&mut entry.path);
         let node = match kind {
-            Kind::HardLink => self.linked(&written, &entry.link)?,
+            Kind::HardLink => self.linked(&written, &entry, detail)?,
             _ if detail == Detail::Attributes && kind != Kind::Symlink && entry.xattrs.is_empty() => self.plain(kind),
-            _ => {
-                self.memory += NODE + weight(&entry);
-                Arc::new(Node { entry, content, layer: self.layers, implied: false })
-            }
+            _ => self.new_node(entry, content, false),
         };
         let path = self.in_its_directory(&written)?;
         self.make_directories(path::parent(&path))?;
@@ -194,19 +202,19 @@ impl Tree {
         let part = self.limits.files() / if self.half { 2 } else { 1 };
         self.limits.check_memory(self.memory, part, "the files of the image take")?;
         if let Some(old) = self.places.insert(path, Placed { node, layer: self.layers }) {
-            self.forget(name, old);
+            self.forget(name, old.node);
         }
         Ok(())
     }
 
     fn remove(&mut self, path: &[u8]) {
         if let Some(old) = self.places.remove(path) {
-            self.forget(NAME + path.len() as u64, old);
+            self.forget(NAME + path.len() as u64, old.node);
         }
     }
 
     /// Gives back the memory of a name, and of its node if it was the last one.
-    fn forget(&mut self, name: u64, Placed { node, .. }: Placed) {
+    fn forget(&mut self, name: u64, node: Arc<Node>) {
         let node = Arc::into_inner(node).map_or(0, |node| NODE + weight(&node.entry));
         self.memory = self.memory.saturating_sub(name + node);
     }
@@ -218,19 +226,62 @@ impl Tree {
         }
         let entry = Entry { kind, ..Entry::implied_directory(Vec::new()) };
         self.memory += NODE;
-        self.plain.push(Arc::new(Node { entry, content: None, layer: self.layers, implied: false }));
+        let (layer, implied, disputed, number) = (self.layers, false, None, 0);
+        self.plain.push(Arc::new(Node { entry, content: None, layer, implied, disputed, number }));
         self.plain(kind)
     }
 
+    fn new_node(&mut self, entry: Entry, content: Option<Digest>, implied: bool) -> Arc<Node> {
+        self.memory += NODE + weight(&entry);
+        self.nodes += 1;
+        Arc::new(Node { entry, content, layer: self.layers, implied, disputed: None, number: self.nodes })
+    }
+
     /// The file that the hard link `written` leads to.
-    fn linked(&self, written: &[u8], target: &[u8]) -> Result<Arc<Node>> {
-        let target = self.in_its_directory(&path::normalise(target))?;
+    fn linked(&mut self, written: &[u8], link: &Entry, detail: Detail) -> Result<Arc<Node>> {
+        let target = self.in_its_directory(&path::normalise(&link.link))?;
         let (from, to) = (path::show(written), path::show(&target));
-        match self.places.get(&target) {
-            Some(placed) if placed.node.entry.kind != Kind::Directory => Ok(placed.node.clone()),
-            Some(_) => Err(Error::content(format!("{from} is a hard link to {to}, which is a directory"))),
-            None => Err(Error::content(format!("{from} is a hard link to {to}, which is not there"))),
+        let mut node = match self.places.get(&target) {
+            Some(placed) if placed.node.entry.kind != Kind::Directory => placed.node.clone(),
+            Some(_) => return Err(Error::content(format!("{from} is a hard link to {to}, which is a directory"))),
+            None => return Err(Error::content(format!("{from} is a hard link to {to}, which is not there"))),
+        };
+        if node.number == 0 {
+            // All its names must be told from those of other files.
+            node = self.new_node(node.entry.clone(), None, false);
+            self.places.entry(target).and_modify(|placed| placed.node = node.clone());
         }
+        let current = self.amended.get(&node.number).unwrap_or(&node);
+        let mut amended = Node::clone(current);
+        if amend(&mut amended.entry, link) && amended.disputed.is_none() {
+            amended.disputed = Some(written.to_vec());
+        }
+        let differs = match detail {
+            Detail::Attributes => amended.entry.xattrs != current.entry.xattrs,
+            Detail::Everything => amended.entry != current.entry,
+        };
+        if differs || amended.disputed != current.disputed {
+            self.memory += NODE + weight(&amended.entry);
+            if let Some(old) = self.amended.insert(amended.number, Arc::new(amended)) {
+                self.forget(0, old);
+            }
+        }
+        Ok(node)
+    }
+
+    /// Gives all names of a file what became of it: in one go, for there may be as many links as names.
+    fn replace_amended(&mut self) {
+        let amended = std::mem::take(&mut self.amended);
+        if amended.is_empty() {
+            return;
+        }
+        let mut gone = Vec::new();
+        for placed in self.places.values_mut() {
+            if let Some(node) = amended.get(&placed.node.number) {
+                gone.push(std::mem::replace(&mut placed.node, node.clone()));
+            }
+        }
+        gone.into_iter().chain(amended.into_values()).for_each(|node| self.forget(0, node));
     }
 
     /// `path` with the symbolic links in its directory followed.
@@ -251,8 +302,7 @@ impl Tree {
                 }
                 None => {
                     let entry = Entry::implied_directory(Vec::new());
-                    let node = Arc::new(Node { entry, content: None, layer: self.layers, implied: true });
-                    self.memory += NODE;
+                    let node = self.new_node(entry, None, true);
                     self.put(prefix.to_vec(), node)?;
                 }
             }
@@ -286,135 +336,5 @@ impl Tree {
     }
 }
 
-/// Bytes of what only some entries have.
-fn weight(entry: &Entry) -> u64 {
-    let text = entry.mtime.text.as_ref().map_or(0, |text| text.len() + 16);
-    let maps = entry.xattrs.iter().chain(&entry.pax).map(|(name, value)| name.len() + value.len() + 100);
-    (entry.link.len() + entry.uname.len() + entry.gname.len() + text + maps.sum::<usize>()) as u64
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::archive::testing::*;
-    use crate::layer::diff::{Change, Difference, Field, MOST, diff};
-    use crate::layer::testing::Layer;
-
-    fn tree(layers: &[Vec<Vec<u8>>]) -> Result<Tree> {
-        let mut tree = Tree::default();
-        for layer in layers.iter().map(|frames| Layer::of(frames)) {
-            tree.apply(&layer.blob[..], &layer.descriptor, &layer.diff_id, Detail::Everything)?;
-        }
-        Ok(tree)
-    }
-
-    /// `path layer`, with a `/` behind directories and a `?` behind implied ones.
-    fn lines(layers: &[Vec<Vec<u8>>]) -> Vec<String> {
-        let line = |(path, node): (&[u8], &Node)| {
-            let mark = match (node.entry.kind, node.implied) {
-                (Kind::Directory, true) => "?",
-                (Kind::Directory, false) => "/",
-                _ => "",
-            };
-            format!("{}{mark} {}", path.escape_ascii(), node.layer)
-        };
-        tree(layers).unwrap().iter().map(line).collect()
-    }
-
-    #[test]
-    fn layers_are_merged() {
-        let base = vec![dir("a"), dir("a/b"), file("a/b/f", b"0"), file("a/g", b"0"), symlink("s", "a/b")];
-        for (upper, expected) in [
-            (vec![], vec!["a/ 0", "a/b/ 0", "a/b/f 0", "a/g 0", "s 0"]),
-            (vec![dir("a")], vec!["a/ 1", "a/b/ 0", "a/b/f 0", "a/g 0", "s 0"]),
-            (vec![file(".wh.a", b"")], vec!["s 0"]),
-            (vec![file("a/b/h", b""), file(".wh.a", b"")], vec!["a? 1", "a/b? 1", "a/b/h 1", "s 0"]),
-            (vec![file("a/.wh..wh..opq", b""), file("a/h", b"")], vec!["a/ 0", "a/h 1", "s 0"]),
-            (vec![file("a/h", b""), file("a/.wh..wh..opq", b"")], vec!["a/ 0", "a/h 1", "s 0"]),
-            (vec![file(".wh..wh..opq", b""), file("x", b"")], vec!["x 1"]),
-            (vec![file("a", b"")], vec!["a 1", "s 0"]),
-            (vec![file("s/h", b"")], vec!["a/ 0", "a/b/ 0", "a/b/f 0", "a/b/h 1", "a/g 0", "s 0"]),
-            (vec![file("s/.wh.f", b"")], vec!["a/ 0", "a/b/ 0", "a/g 0", "s 0"]),
-            (vec![file("s/.wh..wh..opq", b"")], vec!["a/ 0", "a/b/ 0", "a/g 0", "s 0"]),
-            (vec![dir("s"), file("s/h", b"")], vec!["a/ 0", "a/b/ 0", "a/b/f 0", "a/g 0", "s/ 1", "s/h 1"]),
-            (vec![file("new/x", b"")], vec!["a/ 0", "a/b/ 0", "a/b/f 0", "a/g 0", "new? 1", "new/x 1", "s 0"]),
-            (vec![file(".wh..wh.plnk/1.2", b"")], vec!["a/ 0", "a/b/ 0", "a/b/f 0", "a/g 0", "s 0"]),
-        ] {
-            assert_eq!(lines(&[base.clone(), upper]), expected);
-        }
-        assert!(tree(&[vec![file("a", b""), file("a/b", b"")]]).is_err());
-        assert!(tree(&[vec![symlink("a", "a"), file("a/b", b"")]]).is_err());
-        assert!(tree(&[vec![file("a/.wh.", b"")]]).is_err());
-    }
-
-    // Two images that are compared share the memory for files, not what may be read of each.
-    #[test]
-    fn one_of_two_trees_may_become_half_as_large() {
-        let limits = Limits { memory: 1 << 20, ..Limits::default() };
-        let fits = |tree: &Tree, frames: &[Vec<u8>]| {
-            let layer = Layer::of(frames);
-            let applied = tree.clone().apply(&layer.blob[..], &layer.descriptor, &layer.diff_id, Detail::Attributes);
-            applied.map_err(|e| e.to_string())
-        };
-        let (whole, half) = (Tree::new(limits), Tree::one_of_two(limits));
-        let many: Vec<_> = (0..3000).map(|number| file(&format!("{number:090}"), b"")).collect();
-        fits(&whole, &many).unwrap();
-        assert!(fits(&half, &many).unwrap_err().contains("more than 320 KiB of memory, of 1 MiB"));
-        let header = [pax(&[(b"comment", &[b'c'; 8000])]), file("a", b"")];
-        for tree in [&whole, &half] {
-            fits(tree, &header).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_layer_that_does_not_verify_leaves_nothing() {
-        let good = Layer::of(&[file("a", b"1")]);
-        let mut tree = Tree::default();
-        tree.apply(&good.blob[..], &good.descriptor, &good.diff_id, Detail::Everything).unwrap();
-        assert!(tree.apply(&good.blob[..], &good.descriptor, &Digest::of(b""), Detail::Everything).is_err());
-        assert_eq!(tree.iter().count(), 0);
-    }
-
-    #[test]
-    fn only_differences_are_reported() {
-        let base = vec![dir("d"), file("d/f", b"x"), hardlink("d/g", "d/f"), file("gone", b""), symlink("s", "d")];
-        let before = tree(std::slice::from_ref(&base)).unwrap();
-        assert_eq!(diff(&before, &before.clone()).0, []);
-        assert_eq!(diff(&before, &tree(&[base.clone(), vec![dir("d")]]).unwrap()).0, []);
-        let capability = [(&b"SCHILY.xattr.security.capability"[..], &b"\x01\x02"[..])];
-        let upper = vec![
-            [pax(&capability), file("d/f", b"x")].concat(),
-            file(".wh.gone", b""),
-            symlink("s", "e"),
-            file("new", b""),
-        ];
-        let after = tree(&[base, upper]).unwrap();
-        let field = |name: &str, before: &str, after: &str| Field {
-            name: name.to_owned(),
-            before: before.to_owned(),
-            after: after.to_owned(),
-        };
-        let difference = |path: &str, what| Difference { path: path.as_bytes().to_vec(), what };
-        assert_eq!(
-            diff(&before, &after).0,
-            [
-                difference("d/f", Change::Changed(vec![field("xattr security.capability", "none", "0x0102")])),
-                difference("d/g", Change::Changed(vec![field("hard link to", "/d/f", "none")])),
-                difference("gone", Change::Removed(Kind::File)),
-                difference("new", Change::Added(Kind::File)),
-                difference("s", Change::Changed(vec![field("link target", "d", "e")])),
-            ]
-        );
-        // Long values that differ at their end only.
-        let long = |end: u8| {
-            let value = [&[1; 200][..], &[end]].concat();
-            tree(&[vec![[pax(&[(b"SCHILY.xattr.user.x", &value)]), file("f", b"")].concat()]]).unwrap()
-        };
-        assert_eq!((diff(&long(1), &long(1)).0.len(), diff(&long(1), &long(2)).0.len()), (0, 1));
-        // Beyond what anybody reads they are counted.
-        let many = |count: usize| tree(&[(0..count).map(|n| file(&n.to_string(), b"")).collect()]).unwrap();
-        let (told, more) = diff(&many(0), &many(MOST + 7));
-        assert_eq!((told.len(), more), (MOST, 7));
-        assert!(before.same_file(b"d/f", b"d/g") && !after.same_file(b"d/f", b"d/g"));
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@
 //! that are missing are made. [`crate::layer::tree`] does all that step by step; here it is answered for one path
 //! without opening a layer that does not matter.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::Read;
 use std::sync::{Arc, PoisonError};
 
@@ -36,6 +36,11 @@ pub(super) struct Node {
 }
 
 impl Node {
+    fn put(layer: usize, event: &Event<'_>) -> Self {
+        let What::Put(kind) = event.what else { return Node::implied(layer, event.path) };
+        Node { layer, entry: Some(event.entry), kind, written: event.path.to_vec(), link: event.link.to_vec() }
+    }
+
     fn implied(layer: usize, path: &[u8]) -> Self {
         Node { layer, entry: None, kind: Kind::Directory, written: path.to_vec(), link: Vec::new() }
     }
@@ -134,6 +139,41 @@ where
         Ok(node)
     }
 
+    /// Where the entry of `node` puts it.
+    pub(super) fn landed(&mut self, node: &Node) -> Result<Vec<u8>> {
+        let Some(entry) = node.entry else { return Ok(node.written.clone()) };
+        let directory = self.directory(node.layer, entry, path::parent(&node.written))?;
+        Ok(path::join(&directory, path::base(&node.written)))
+    }
+
+    /// All hard links to `inode`, in the order in which they are made, and where they land; some may be gone since.
+    pub(super) fn links_to(&mut self, inode: &Node) -> Result<Vec<(Node, Vec<u8>)>> {
+        let mut bases = HashSet::from([path::base(&inode.written).to_vec()]);
+        let mut names = HashSet::from([(inode.layer, inode.entry)]);
+        let mut links = Vec::new();
+        for layer in inode.layer..self.layers.len() {
+            let Some(index) = self.layers[layer].index.clone() else { continue };
+            let first = if layer == inode.layer { inode.entry } else { None };
+            for event in index.hard_links().filter(|event| Some(event.entry) > first) {
+                let target = path::normalise(event.link);
+                if !bases.contains(path::base(&target)) {
+                    continue;
+                }
+                let directory = self.directory(layer, event.entry, path::parent(&target))?;
+                let target = self.node(layer, event.entry, &path::join(&directory, path::base(&target)))?;
+                if !target.is_some_and(|target| names.contains(&(target.layer, target.entry))) {
+                    continue;
+                }
+                bases.insert(path::base(event.path).to_vec());
+                names.insert((layer, Some(event.entry)));
+                let link = Node::put(layer, &event);
+                let landed = self.landed(&link)?;
+                links.push((link, landed));
+            }
+        }
+        Ok(links)
+    }
+
     /// The target, if there is a symbolic link at `here` before entry `limit` of layer `top`.
     fn step(&mut self, top: usize, limit: u32, here: &[u8]) -> Result<Step> {
         let Some(node) = self.node(top, limit, here)? else { return Ok(Step::Stay) };
@@ -167,13 +207,8 @@ where
                     // A file above it took everything away that was there before.
                     What::Put(_) if !here => return self.implied(implied, path),
                     What::Put(kind) => {
-                        let node = Node {
-                            layer,
-                            entry: Some(candidate.entry),
-                            kind,
-                            written: candidate.written,
-                            link: candidate.link,
-                        };
+                        let (entry, written, link) = (Some(candidate.entry), candidate.written, candidate.link);
+                        let node = Node { layer, entry, kind, written, link };
                         // Directories that later entries need are not made where there is one, or a link to one.
                         return match kind {
                             Kind::Directory | Kind::Symlink | Kind::HardLink => Ok(Some(node)),

@@ -89,7 +89,8 @@ pub(super) fn patch_files(
         }
         let (before, after) = capabilities(&found, image, &options.capabilities).map_err(|e| e.context(&path))?;
         warn(&found, &path, image, before.as_ref(), after.as_ref(), &mut result.warnings)?;
-        let is_changed = found.entry.xattrs.get(XATTR.as_bytes()) != after.map(|after| after.encode()).as_ref();
+        let before_value = found.entry.xattrs.get(XATTR.as_bytes());
+        let is_changed = found.disputed.is_some() || before_value != after.map(|after| after.encode()).as_ref();
         result.files.push(FileChange {
             asked,
             path,
@@ -201,13 +202,24 @@ fn warn(
     Ok(())
 }
 
-/// Warns of the other names of changed files, unless they were asked for too.
+/// Warns of the other names of changed files, unless they were asked for too, and of links that made it depend on the
+/// container engine what a file has.
 fn warn_of_links(changed: &[(Found, Option<FileCapabilities>)], asked: &BTreeSet<Vec<u8>>, warnings: &mut Vec<String>) {
     for (found, after) in changed {
         let what = if after.is_some() { "without the new capabilities" } else { "with its capabilities" };
         for name in found.other_names.iter().filter(|name| !asked.contains(*name)) {
             let name = path::show(name);
             warnings.push(format!("{name} is a hard link to the same file; it keeps the old one, {what}"));
+        }
+        let unasked = |name: &Vec<u8>| !asked.contains(name);
+        if let Some(link) =
+            found.disputed.as_ref().filter(|link| unasked(link) || found.other_names.iter().any(unasked))
+        {
+            let (link, path) = (path::show(link), path::show(&found.path));
+            warnings.push(format!(
+                "the entry of the hard link {link} has other capabilities than that of its file, and container engines disagree \
+                 about which ones count; the new layer makes it certain for {path}"
+            ));
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::archive::path;
 use crate::blob::VerifiedReader;
 use crate::capability::{FileCapabilities, XATTR};
 use crate::copy::{blobs_of, is_foreign};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::image::{self, Image, Node};
 use crate::layer::lookup::LayerSource;
 use crate::layer::tree::{self, Detail, Tree};
@@ -129,12 +129,33 @@ pub async fn capabilities(
         return Err(Error::not_found(format!("{below} does not exist in the image")));
     }
     let files = tree.iter().filter(|(path, _)| *path == &resolved[..] || path::is_below(path, &resolved));
-    let files = files.filter_map(|(path, node)| with_capabilities(path, node).transpose());
-    Ok(Capabilities { files: files.collect::<Result<_>>()?, left_out })
+    Ok(Capabilities { files: list_of(files)?, left_out })
 }
 
 fn list(tree: &Tree) -> Result<Vec<FileWithCapabilities>> {
-    tree.iter().filter_map(|(path, node)| with_capabilities(path, node).transpose()).collect()
+    list_of(tree.iter())
+}
+
+fn list_of<'a>(files: impl Iterator<Item = (&'a [u8], &'a tree::Node)>) -> Result<Vec<FileWithCapabilities>> {
+    let mut links = HashSet::new();
+    files
+        .inspect(|(path, node)| {
+            // One warning is enough for all names of a file.
+            if let Some(link) = node.disputed.as_ref().filter(|link| links.insert(*link)) {
+                tracing::warn!("{}", printable(&disputed(path, link)));
+            }
+        })
+        .filter_map(|(path, node)| with_capabilities(path, node).transpose())
+        .collect()
+}
+
+/// What to say of a file whose capabilities depend on who unpacks it.
+fn disputed(path: &[u8], link: &[u8]) -> String {
+    format!(
+        "the capabilities of {} depend on the container engine: the entry of the hard link {} has others than that of its file",
+        path::show(path),
+        path::show(link)
+    )
 }
 
 /// Puts `layers` on top of `base`; each layer's digest, size and diff ID are checked on the way.
@@ -293,6 +314,10 @@ async fn verify_image(
                     |capabilities: Option<&String>| capabilities.cloned().unwrap_or("no capabilities".to_owned());
                 let (declared, found) = (words(declared.as_ref()), words(found));
                 findings.push(format!("{}: {path} should have {declared}, but has {found}", image.platform));
+            }
+            let path = path::normalise(path.as_bytes());
+            if let Some(link) = tree.get(&path).and_then(|node| node.disputed.as_ref()) {
+                findings.push(format!("{}: {}", image.platform, disputed(&path, link)));
             }
         }
     }
