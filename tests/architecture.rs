@@ -14,7 +14,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("oci", &[]),
     ("blob", &["limits", "oci"]),
     ("archive", &["limits", "oci"]),
-    ("layer", &["limits", "oci", "blob", "archive"]),
+    ("layer", &["limits", "capability", "oci", "blob", "archive"]),
     ("transport", &["limits", "oci", "blob", "archive"]),
     ("image", &["limits", "oci", "blob", "archive", "layer", "transport"]),
     ("profile", &["capability", "oci"]),

@@ -18,7 +18,7 @@ use common::cli::{Run, capatch, fails, ok, prove, run, start};
 use common::elf;
 use common::image::{Content, Image, Index, NGINX, NGINX_ENTRY, Packing, Scene, hex, leftovers};
 use common::registry::{Auth, Bearer, Registry, Reply};
-use common::tar::{self, caps, device, dir, file, hard_link, symlink};
+use common::tar::{self, caps, caps_of, device, dir, file, hard_link, symlink};
 use serde_json::Value;
 
 /// Patches `content` into a layout and into a registry, both of which have a tag already. It is refused both times, and
@@ -540,6 +540,9 @@ fn broken_capabilities_are_refused_with_the_file() {
         &[caps(1, true), vec![0]].concat(),
         &[0xff; 20],
         b"\0\0\0\x04aaaaaaaaaaaaaaaa",
+        // Revision 1, which Linux stored until 4.14; and revision 3 for the user that is none.
+        b"\x01\0\0\x01\0\x04\0\0\0\0\0\0",
+        &caps_of(1, u32::MAX),
     ] {
         let content = Image::empty()
             .layer([dir("opt"), file("opt/nginx", elf::amd64()).xattr("security.capability", value)])

@@ -11,7 +11,7 @@ use common::cli::{Run, capatch, fails, json, ok, prove, run, start};
 use common::elf;
 use common::image::{BASE_DIGEST, Content, Image, Index, NGINX, NGINX_ENTRY, Opened, Packing, RECORD, Scene, hex};
 use common::registry::Registry;
-use common::tar::{self, caps, dir, file, hard_link, symlink, whiteout};
+use common::tar::{self, caps, caps_of, dir, file, hard_link, symlink, whiteout};
 use serde_json::{Value, json};
 
 // Whether every byte is what it should be.
@@ -527,6 +527,34 @@ fn a_docker_image_s_changes_are_found() {
     docker().config(r#""maintainer""#, r#""evil":"x","maintainer""#).finds(&["config/config/Labels/evil"]);
 }
 
+/// Nobody can unpack an image with a capability that the kernel does not store, in whichever layer it is.
+#[test]
+fn a_capability_that_no_kernel_stores_is_found_in_every_layer() {
+    let revision_1 = b"\x01\0\0\x01\0\x04\0\0\0\0\0\0";
+    for bad in [&revision_1[..], &caps_of(1, u32::MAX), b"x"] {
+        let malformed = file("opt/nginx", elf::amd64()).xattr("security.capability", bad);
+        let hidden = file("opt/nginx", elf::amd64());
+        for image in [Image::empty().layer([malformed.clone()]), Image::empty().layer([malformed]).layer([hidden])] {
+            let scene = Scene::new();
+            let said = run(["verify", &scene.source(&image.build())]);
+            let finding = "FINDING: linux/amd64: layer 1: /opt/nginx: ";
+            assert!(said.code == 8 && said.stdout.contains(finding), "{said:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_capability_of_another_root_is_not_the_declared_one() {
+    let other = file(NGINX_ENTRY, elf::amd64()).mode(0o775).owner(1000);
+    let findings = kong().add(&[other.xattr("security.capability", &caps_of(1 << 10, 1000))]).findings();
+    let said = |words: &str| findings.iter().any(|finding| finding.contains(words));
+    assert!(
+        said("should have cap_net_bind_service=ep, but has cap_net_bind_service=ep [rootid=1000]"),
+        "{findings:#?}"
+    );
+    assert!(said("xattr security.capability none → "), "{findings:#?}");
+}
+
 // getcap.
 
 /// Files with capabilities in two layers, of which one was replaced without, and one deleted.
@@ -559,7 +587,10 @@ fn getcap_lists_the_merged_view_in_the_words_of_getcap() {
     assert_eq!(ok(["getcap", &source, "/usr/bin/replaced"]).stdout, "");
     fails(3, &["/usr/bin/gone does not exist"], ["getcap", &source, "/usr/bin/gone"]);
     let data = json(["getcap", &source]);
-    assert_eq!(data["images"][0]["files"][1], json!({"path": "/usr/bin/ping", "capabilities": "cap_net_raw=ep"}));
+    assert_eq!(
+        data["images"][0]["files"][1],
+        json!({"path": "/usr/bin/ping", "capabilities": "cap_net_raw=ep", "root_id": 0})
+    );
 }
 
 #[test]
@@ -585,7 +616,11 @@ fn getcap_agrees_with_getcap() {
         ("f/b", (caps(1 << 10, true), "cap_net_bind_service=ep")),
         ("f/c", (caps(1 << 10, false), "cap_net_bind_service=p")),
         ("f/d", (caps(0x3001, true), "cap_chown,cap_net_admin,cap_net_raw=ep")),
+        ("f/e", (caps_of(1 << 10, 1000), "cap_net_bind_service=ep [rootid=1000]")),
     ]);
+    // It lists regular files only.
+    let capability = |entry: tar::Entry| entry.xattr("security.capability", &caps(1, true));
+    entries.extend([capability(dir("g")), capability(symlink("h", "f"))]);
     entries.extend(expected.iter().map(|(path, (value, _))| file(path, "x").xattr("security.capability", value)));
     let said = ok(["getcap", &scene.source(&Image::empty().layer(entries).build())]).stdout;
     let lines: Vec<_> = expected.iter().map(|(path, (_, text))| format!("/{path} {text}\n")).collect();
@@ -626,7 +661,10 @@ fn inspect_shows_what_matters() {
     }
     let data = json(["inspect", &result]);
     assert_eq!(data["images"][0]["user"], "kong");
-    assert_eq!(data["images"][0]["capabilities"], json!([{"path": NGINX, "capabilities": "cap_net_bind_service=ep"}]));
+    assert_eq!(
+        data["images"][0]["capabilities"],
+        json!([{"path": NGINX, "capabilities": "cap_net_bind_service=ep", "root_id": 0}])
+    );
     assert_eq!(data["images"][1]["capabilities"], json!([]));
     assert_eq!(data["images"][0]["layers"].as_array().unwrap().len(), 4);
     assert_eq!(json(["inspect", &result, "--platform", "linux/arm64"])["images"].as_array().unwrap().len(), 1);

@@ -7,8 +7,11 @@
 //! |---|---|
 //! | 0 | revision in the top byte, flags below; bit 0 is «effective», the only flag there is |
 //! | 4, 8 | permitted and inheritable, capabilities 0 to 31 |
-//! | 12, 16 | permitted and inheritable, capabilities 32 to 63 (revisions 2 and 3) |
+//! | 12, 16 | permitted and inheritable, capabilities 32 to 63 |
 //! | 20 | the user ID of root in the user namespace where it counts (revision 3) |
+//!
+//! What is read is what setxattr(2) stores: `cap_convert_nscap` in `security/commoncap.c`. Since Linux 4.14 that is revisions 2
+//! and 3 only; a file that got revision 1 earlier keeps it, but an image cannot bring it.
 
 use super::{Capability, CapabilitySet};
 use crate::error::{Error, Result};
@@ -50,12 +53,12 @@ impl FileCapabilities {
         value
     }
 
-    /// Reads the value of the attribute in revision 1 (12 bytes), 2 (20 bytes) or 3 (24 bytes).
+    /// Reads the value of the attribute in revision 2 (20 bytes) or 3 (24 bytes).
     ///
     /// # Errors
-    /// [`Kind::Content`](crate::error::Kind::Content) for another length, revision or flag: the kernel would refuse to store
-    /// such a value, and the image could not be unpacked. The error does not know the file; say it with
-    /// [`Error::context`].
+    /// [`Kind::Content`](crate::error::Kind::Content) for another length, revision or flag, and for the root ID 2³² − 1, which is
+    /// no user: the kernel would refuse to store such a value, and the image could not be unpacked. The error does not know the
+    /// file; say it with [`Error::context`].
     pub fn decode(value: &[u8]) -> Result<Self> {
         let words: Vec<u32> =
             value.chunks_exact(4).map(|word| word.iter().rev().fold(0, |n, byte| n << 8 | u32::from(*byte))).collect();
@@ -67,10 +70,14 @@ impl FileCapabilities {
         };
         let revision = header >> 24;
         let length = match revision {
-            1 => 12,
             2 => 20,
             3 => 24,
-            _ => return Err(Error::content(format!("{XATTR} has revision {revision}; known are 1, 2 and 3"))),
+            1 => {
+                return Err(Error::content(format!(
+                    "{XATTR} has revision 1, which the kernel does not store since Linux 4.14"
+                )));
+            }
+            _ => return Err(Error::content(format!("{XATTR} has revision {revision}; known are 2 and 3"))),
         };
         if value.len() != length {
             return Err(Error::content(format!(
@@ -85,6 +92,9 @@ impl FileCapabilities {
             )));
         }
         let word = |index: usize| words.get(index).copied().unwrap_or(0);
+        if word(5) == u32::MAX {
+            return Err(Error::content(format!("{XATTR} counts for the root user {}, which is no user", u32::MAX)));
+        }
         let set = |low, high| CapabilitySet::from_bits(u64::from(word(low)) | u64::from(word(high)) << 32);
         Ok(FileCapabilities {
             permitted: set(1, 3),
@@ -114,6 +124,14 @@ impl FileCapabilities {
             effective: self.effective || wanted.effective,
             root_id: self.root_id,
         })
+    }
+
+    /// In the words of getcap(8), as `getcap -n` prints it: with the root ID, if it counts only there.
+    pub fn listed(&self) -> String {
+        match self.root_id {
+            0 => self.to_string(),
+            root_id => format!("{self} [rootid={root_id}]"),
+        }
     }
 
     /// Whether it names no capability at all; such a value can still be on a file, and is not the same as none.
@@ -150,12 +168,11 @@ mod tests {
     }
 
     #[test]
-    fn every_revision_is_read() {
-        let v1 = b"\x01\0\0\x01\0\x04\0\0\0\x20\0\0";
-        let caps = FileCapabilities::decode(v1).unwrap();
-        assert_eq!(caps, FileCapabilities { inheritable: CapabilitySet::from_bits(1 << 13), ..NET_BIND });
+    fn both_revisions_are_read() {
         let v3 = b"\x01\0\0\x03\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xe8\x03\0\0";
         assert_eq!(FileCapabilities::decode(v3), Ok(FileCapabilities { root_id: 1000, ..NET_BIND }));
+        assert_eq!(FileCapabilities::decode(v3).unwrap().listed(), "cap_net_bind_service=ep [rootid=1000]");
+        assert_eq!(NET_BIND.listed(), "cap_net_bind_service=ep");
         let v3_root = b"\x01\0\0\x03\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
         assert_eq!(FileCapabilities::decode(v3_root), Ok(NET_BIND));
     }
@@ -170,10 +187,10 @@ mod tests {
             ([1, 0, 0, 2], 21, "21 bytes long; revision 2 has 20"),
             ([1, 0, 0, 2], 24, "24 bytes long; revision 2 has 20"),
             ([1, 0, 0, 3], 20, "20 bytes long; revision 3 has 24"),
-            ([1, 0, 0, 1], 20, "20 bytes long; revision 1 has 12"),
-            ([1, 0, 0, 0], 20, "revision 0; known are 1, 2 and 3"),
-            ([1, 0, 0, 4], 20, "revision 4; known are 1, 2 and 3"),
-            ([2, 0, 0, 1], 20, "20 bytes long; revision 1 has 12"),
+            ([1, 0, 0, 1], 12, "revision 1, which the kernel does not store"),
+            ([1, 0, 0, 1], 20, "revision 1, which the kernel does not store"),
+            ([1, 0, 0, 0], 20, "revision 0; known are 2 and 3"),
+            ([1, 0, 0, 4], 20, "revision 4; known are 2 and 3"),
             ([3, 0, 0, 2], 20, "unknown flags 0x2;"),
             ([1, 0, 1, 2], 20, "unknown flags 0x10000;"),
         ] {
@@ -183,6 +200,8 @@ mod tests {
             assert_eq!(error.kind(), Kind::Content);
             assert!(error.to_string().contains(says), "{value:?}: {error}");
         }
+        let nobody = [&b"\x01\0\0\x03"[..], &[0; 16], &[0xff; 4]].concat();
+        assert!(FileCapabilities::decode(&nobody).unwrap_err().to_string().contains("root user 4294967295"));
     }
 
     #[test]
@@ -210,7 +229,7 @@ mod tests {
         #[test]
         fn every_mask_survives_both_revisions(
             permitted: u64, inheritable: u64, effective: bool,
-            root_id in prop_oneof![Just(0), Just(10), Just(2570), any::<u32>()],
+            root_id in prop_oneof![Just(0), Just(10), Just(2570), 0..u32::MAX],
         ) {
             let caps = FileCapabilities {
                 permitted: CapabilitySet::from_bits(permitted),

@@ -66,7 +66,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
             let _ = writeln!(text, "{}:", printable(&listing.platform));
         }
         for file in &listing.files {
-            let _ = writeln!(text, "{} {}", printable(&file.path), file.capabilities);
+            let _ = writeln!(text, "{} {}", printable(&file.path), file);
         }
     }
     common.output().result(&report, &text)?;

@@ -154,9 +154,7 @@ fn text(report: &Report) -> String {
         match &image.capabilities {
             None => line("  capabilities", "not read"),
             Some(files) if files.is_empty() => line("  capabilities", "none"),
-            Some(files) => {
-                files.iter().for_each(|file| line("  capabilities", &format!("{} {}", file.path, file.capabilities)))
-            }
+            Some(files) => files.iter().for_each(|file| line("  capabilities", &format!("{} {file}", file.path))),
         }
     }
     for other in &report.others {

@@ -75,7 +75,7 @@ fn text(report: &Report) -> String {
     for image in images {
         let _ = writeln!(text, "{}", printable(&image.platform));
         for file in &image.capabilities {
-            let _ = writeln!(text, "  caps     {} {}", printable(&file.path), file.capabilities);
+            let _ = writeln!(text, "  caps     {} {}", printable(&file.path), file);
         }
         changes(&mut text, &image.differences);
         if image.compared && image.differences.is_empty() {

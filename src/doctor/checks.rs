@@ -118,7 +118,7 @@ fn capabilities(facts: &Facts, findings: &mut Vec<Finding>) {
     let path = facts.path();
     let Some(Ok(file)) = &facts.capabilities else { return };
     if file.root_id != 0 {
-        let what = format!("{path} has {file}");
+        let what = format!("{path} has {}", file.listed());
         findings.push(warning("foreign-root", &path, what, "revision 3 counts only in user namespaces of that root"));
     }
     let others = file.permitted.minus(Capability::NET_BIND_SERVICE.into());

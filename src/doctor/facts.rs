@@ -154,11 +154,9 @@ impl Facts {
         })
     }
 
-    /// Whether its attribute is one that no kernel stores: setxattr(2) fails, and so does whoever unpacks the image. Revision 1
-    /// is not stored since Linux 4.14.
+    /// Whether its attribute is one that no kernel stores: setxattr(2) fails, and so does whoever unpacks the image.
     pub(super) fn is_malformed(&self) -> bool {
-        let length = self.target.entry.xattrs.get(XATTR.as_bytes()).map(Vec::len);
-        self.capabilities.as_ref().is_some_and(Result::is_err) || length == Some(12)
+        self.capabilities.as_ref().is_some_and(Result::is_err)
     }
 
     /// The real path of the program.

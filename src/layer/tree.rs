@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::archive::entry::{Entries, Entry, Kind};
 use crate::archive::path::{self, Step};
+use crate::capability::{FileCapabilities, XATTR};
 use crate::error::{Error, Result};
 use crate::layer::inode::{amend, weight};
 use crate::layer::reader::LayerReader;
@@ -27,6 +28,8 @@ const NAME: u64 = 120;
 /// Bytes of memory for a node with the usual names of its owner and the digest of its content, and for its name in a copy
 /// of the tree that it is compared with (measured).
 const NODE: u64 = 660;
+/// What is told of what nobody can unpack.
+const MOST_FINDINGS: usize = 100;
 
 /// A file, directory, link or device. All hard links to a file share one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +76,9 @@ pub struct Tree {
     amended: HashMap<u64, Arc<Node>>,
     /// Nodes so far.
     nodes: u64,
+    /// What nobody can unpack, and how much more of it there is than is told.
+    findings: Vec<String>,
+    more_findings: usize,
     /// Bytes that it takes, about.
     memory: u64,
     /// Whether another one is to have half of the memory.
@@ -119,6 +125,19 @@ impl Tree {
         tree.plain.clear();
         *self = tree;
         Ok(())
+    }
+
+    /// What layers have that no container engine can unpack, whether or not a higher layer hides it.
+    pub fn findings(&self) -> Vec<String> {
+        let more = (self.more_findings > 0).then(|| format!("{} more of the kind", self.more_findings));
+        self.findings.iter().cloned().chain(more).collect()
+    }
+
+    fn find(&mut self, finding: String) {
+        match self.findings.len() {
+            MOST_FINDINGS => self.more_findings += 1,
+            _ => self.findings.push(format!("layer {}: {finding}", self.layers + 1)),
+        }
     }
 
     /// What is at `path`; symbolic links are not followed.
@@ -178,6 +197,10 @@ impl Tree {
         }
         if entry.path.is_empty() && kind != Kind::Directory {
             return Err(Error::content("an entry replaces the root directory"));
+        }
+        let value = entry.xattrs.get(XATTR.as_bytes()).filter(|_| kind != Kind::Symlink);
+        if let Some(Err(error)) = value.map(|value| FileCapabilities::decode(value)) {
+            self.find(error.context(path::show(&entry.path)).to_string());
         }
         let written = std::mem::take(&mut entry.path);
         let node = match kind {

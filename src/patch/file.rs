@@ -38,7 +38,7 @@ pub struct FileChange {
     pub gid: u64,
     /// Bytes.
     pub size: u64,
-    /// In the words of getcap(8), or `malformed`; none if it has none.
+    /// In the words of getcap(8), as [`FileCapabilities::listed`] has them, or `malformed`; none if it has none.
     pub capabilities_before: Option<String>,
     /// In the words of getcap(8); none if it has none.
     pub capabilities: Option<String>,
@@ -100,7 +100,7 @@ pub(super) fn patch_files(
             uid: found.entry.uid,
             gid: found.entry.gid,
             size: found.content.size(),
-            capabilities_before: before.map(|before| before.map_or(MALFORMED.to_owned(), |before| before.to_string())),
+            capabilities_before: before.map(|before| before.map_or(MALFORMED.to_owned(), |before| before.listed())),
             capabilities: after.map(|after| after.to_string()),
             changed: is_changed,
         });
@@ -178,6 +178,11 @@ fn warn(
     warnings: &mut Vec<String>,
 ) -> Result<()> {
     let entry = &found.entry;
+    if let Some(Err(_)) = before {
+        warnings.push(format!(
+            "the layer below keeps a value for {path} that no kernel stores: container engines do not unpack the image"
+        ));
+    }
     if entry.mode & 0o4000 != 0 && entry.uid == 0 {
         warnings.push(format!("{path} is setuid root: it has every capability anyway"));
     }

@@ -233,7 +233,7 @@ fn file_change(difference: &Difference, before: &Tree, after: &Tree, record: Opt
             let value = after.get(&difference.path).and_then(|node| node.entry.xattrs.get(XATTR.as_bytes()));
             let is_patched = match (record.files.get(&place), value) {
                 (Some(Some(declared)), Some(value)) => {
-                    FileCapabilities::decode(value).is_ok_and(|found| found.to_string() == *declared)
+                    FileCapabilities::decode(value).is_ok_and(|found| found.listed() == *declared)
                 }
                 (Some(None), None) => true,
                 _ => false,

@@ -4,11 +4,13 @@
 mod base;
 
 use std::collections::HashSet;
+use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::archive::entry::Kind as EntryKind;
 use crate::archive::path;
 use crate::blob::VerifiedReader;
 use crate::capability::{FileCapabilities, XATTR};
@@ -33,6 +35,16 @@ pub struct FileWithCapabilities {
     pub path: String,
     /// In the words of getcap(8).
     pub capabilities: String,
+    /// The user ID of root in the user namespaces where they count; 0, the rule, means everywhere.
+    pub root_id: u32,
+}
+
+impl fmt::Display for FileWithCapabilities {
+    /// The capabilities as `getcap -n` prints them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.capabilities)?;
+        if self.root_id == 0 { Ok(()) } else { write!(f, " [rootid={}]", self.root_id) }
+    }
 }
 
 /// A manifest, an index or a blob.
@@ -123,22 +135,20 @@ pub async fn capabilities(
         }
     }
     let tree = apply(Arc::new(Tree::new(limits)), place, layers, Detail::Attributes, progress).await?;
-    let Some(below) = below else { return Ok(Capabilities { files: list(&tree)?, left_out }) };
+    let Some(below) = below else { return Ok(Capabilities { files: list(tree.iter())?, left_out }) };
     let resolved = tree.resolve(below.as_bytes())?;
     if tree.get(&resolved).is_none() && !resolved.is_empty() && left_out.is_empty() {
         return Err(Error::not_found(format!("{below} does not exist in the image")));
     }
     let files = tree.iter().filter(|(path, _)| *path == &resolved[..] || path::is_below(path, &resolved));
-    Ok(Capabilities { files: list_of(files)?, left_out })
+    Ok(Capabilities { files: list(files)?, left_out })
 }
 
-fn list(tree: &Tree) -> Result<Vec<FileWithCapabilities>> {
-    list_of(tree.iter())
-}
-
-fn list_of<'a>(files: impl Iterator<Item = (&'a [u8], &'a tree::Node)>) -> Result<Vec<FileWithCapabilities>> {
+/// The regular files with capabilities among `files`, which are all that getcap(8) lists: the kernel looks at no others.
+fn list<'a>(files: impl Iterator<Item = (&'a [u8], &'a tree::Node)>) -> Result<Vec<FileWithCapabilities>> {
     let mut links = HashSet::new();
     files
+        .filter(|(_, node)| node.entry.kind == EntryKind::File)
         .inspect(|(path, node)| {
             // One warning is enough for all names of a file.
             if let Some(link) = node.disputed.as_ref().filter(|link| links.insert(*link)) {
@@ -305,14 +315,16 @@ async fn verify_image(
             tree
         }
     };
-    let capabilities = list(&tree)?;
+    findings.extend(tree.findings().into_iter().map(|finding| format!("{}: {finding}", image.platform)));
+    let malformed = |value: &Vec<u8>| FileCapabilities::decode(value).is_err();
+    let readable = |node: &tree::Node| !node.entry.xattrs.get(XATTR.as_bytes()).is_some_and(malformed);
+    let capabilities = list(tree.iter().filter(|(_, node)| readable(node)))?;
     if let Some(record) = record(place, image).await? {
         for (path, declared) in &record.files {
-            let found = capabilities.iter().find(|file| file.path == *path).map(|file| &file.capabilities);
-            if found != declared.as_ref() {
-                let words =
-                    |capabilities: Option<&String>| capabilities.cloned().unwrap_or("no capabilities".to_owned());
-                let (declared, found) = (words(declared.as_ref()), words(found));
+            let found = capabilities.iter().find(|file| file.path == *path).map(FileWithCapabilities::to_string);
+            if found != *declared {
+                let words = |capabilities: Option<String>| capabilities.unwrap_or("no capabilities".to_owned());
+                let (declared, found) = (words(declared.clone()), words(found));
                 findings.push(format!("{}: {path} should have {declared}, but has {found}", image.platform));
             }
             let path = path::normalise(path.as_bytes());
@@ -339,6 +351,6 @@ async fn record(place: &Place, image: &Image) -> Result<Option<Record>> {
 fn with_capabilities(path: &[u8], node: &tree::Node) -> Result<Option<FileWithCapabilities>> {
     let Some(value) = node.entry.xattrs.get(XATTR.as_bytes()) else { return Ok(None) };
     let path = path::show(path);
-    let capabilities = FileCapabilities::decode(value).map_err(|e| e.context(&path))?.to_string();
-    Ok(Some(FileWithCapabilities { path, capabilities }))
+    let found = FileCapabilities::decode(value).map_err(|e| e.context(&path))?;
+    Ok(Some(FileWithCapabilities { path, capabilities: found.to_string(), root_id: found.root_id }))
 }
