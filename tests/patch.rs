@@ -937,6 +937,18 @@ fn where_a_hard_link_makes_the_capability_uncertain_it_is_written() {
     }
 }
 
+#[test]
+fn of_many_hard_links_ten_are_named_and_all_are_declared() {
+    let links = (0..1100).map(|number| hard_link(&format!("opt/{number}"), "opt/nginx"));
+    let entries: Vec<_> = [dir("opt"), file("opt/nginx", elf::amd64())].into_iter().chain(links).collect();
+    let scene = Scene::new();
+    let (source, result) = (scene.source(&Image::empty().layer(entries).build()), scene.reference("dst:out"));
+    let said = ok(["patch", &source, &result, "--file", "/opt/nginx"]);
+    assert_eq!(said.stderr.matches("is a hard link to the same file").count(), 10, "{said:#?}");
+    assert!(said.stderr.contains("1090 more hard links to /opt/nginx keep the old file"), "{said:#?}");
+    prove(&result, &source);
+}
+
 /// A hard link that somebody puts on top of a patched program takes its capability with containerd.
 #[test]
 fn a_later_hard_link_without_the_capability_is_found() {

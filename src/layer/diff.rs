@@ -8,8 +8,6 @@ use crate::archive::path;
 use crate::layer::tree::{Node, Tree};
 use crate::oci::digest::Digest;
 
-/// Differences that are told one by one.
-pub(super) const MOST: usize = 1000;
 /// Bytes of a value that are shown.
 const SHOWN: usize = 80;
 
@@ -44,17 +42,11 @@ pub struct Field {
     pub after: String,
 }
 
-/// What differs from `before` to `after`, sorted by path. It does not matter which layer something comes from, or
-/// whether a directory has an entry or is only implied. Beyond the first 1000 they are only counted, which is the second
-/// value.
-pub fn diff(before: &Tree, after: &Tree) -> (Vec<Difference>, usize) {
+/// Tells everything that differs from `before` to `after`: first what `before` has, sorted by path, and then what it has not.
+/// It does not matter which layer something comes from, or whether a directory has an entry or is only implied.
+pub fn diff(before: &Tree, after: &Tree, mut tell: impl FnMut(Difference)) {
     let (first_before, first_after) = (first_names(before), first_names(after));
-    let mut differences = Vec::new();
-    let mut more = 0;
-    let mut push = |path: &[u8], what| match differences.len() {
-        MOST => more += 1,
-        _ => differences.push(Difference { path: path.to_vec(), what }),
-    };
+    let mut push = |path: &[u8], what| tell(Difference { path: path.to_vec(), what });
     for (path, old) in before.nodes() {
         let Some(new) = after.node(path) else {
             push(path, Change::Removed(old.entry.kind));
@@ -73,8 +65,6 @@ pub fn diff(before: &Tree, after: &Tree) -> (Vec<Difference>, usize) {
     for (path, new) in after.nodes().filter(|(path, _)| before.node(path).is_none()) {
         push(path, Change::Added(new.entry.kind));
     }
-    differences.sort_by(|a, b| a.path.cmp(&b.path));
-    (differences, more)
 }
 
 /// The first name of each node that has several.

@@ -49,6 +49,9 @@ pub struct FileChange {
 /// What is on a file and makes no sense.
 const MALFORMED: &str = "malformed";
 
+/// Hard links to one file that are told one by one.
+const MOST_LINKS: usize = 10;
+
 /// Layers of an image beyond which container engines fail, Docker as the first of them: its `maxLayerDepth`.
 const MAX_LAYERS: usize = 125;
 
@@ -212,11 +215,16 @@ fn warn(
 fn warn_of_links(changed: &[(Found, Option<FileCapabilities>)], asked: &BTreeSet<Vec<u8>>, warnings: &mut Vec<String>) {
     for (found, after) in changed {
         let what = if after.is_some() { "without the new capabilities" } else { "with its capabilities" };
-        for name in found.other_names.iter().filter(|name| !asked.contains(*name)) {
+        let unasked = |name: &Vec<u8>| !asked.contains(name);
+        let mut names = found.other_names.iter().filter(|name| unasked(name));
+        for name in names.by_ref().take(MOST_LINKS) {
             let name = path::show(name);
             warnings.push(format!("{name} is a hard link to the same file; it keeps the old one, {what}"));
         }
-        let unasked = |name: &Vec<u8>| !asked.contains(name);
+        let more = names.count();
+        if more > 0 {
+            warnings.push(format!("{more} more hard links to {} keep the old file, {what}", path::show(&found.path)));
+        }
         if let Some(link) =
             found.disputed.as_ref().filter(|link| unasked(link) || found.other_names.iter().any(unasked))
         {

@@ -21,6 +21,9 @@ use crate::patch::{ANNOTATIONS, LABELS, RECORD, Record, Request, edit_config, hi
 use crate::transport::{Place, Root};
 use crate::validate::Subject;
 
+/// Differences in the file system that are told one by one, of those that were declared and of those that were not.
+const MOST: usize = 1000;
+
 /// One difference between an image and its base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
@@ -86,13 +89,7 @@ impl<'a> Base<'a> {
         let base_manifest = self.subject.place.manifest(&base.descriptor).await?;
         let config = image.config.to_bytes()?;
         let record = Record::of(&manifest.bytes, &config)?;
-        let (differences, more) = diff::diff(before, after);
-        let mut changes: Vec<Change> =
-            differences.iter().map(|d| file_change(d, before, after, record.as_ref())).collect();
-        if more > 0 {
-            let (place, change) = ("/".to_owned(), format!("{more} more paths differ"));
-            changes.push(Change { place, change, declared: false });
-        }
+        let mut changes = file_changes(before, after, record.as_ref());
         let Some(record) = record else {
             changes.extend(json_changes("config", &base.config.to_bytes()?, &config, None)?);
             changes.extend(json_changes("manifest", &base_manifest.bytes, &manifest.bytes, None)?);
@@ -217,6 +214,26 @@ fn replaced_children(before: &Index, after: &Index, replaced: &HashSet<String>) 
         });
     }
     Ok(children)
+}
+
+/// The differences in the file system, sorted by path. Beyond the first of each kind they are only counted.
+fn file_changes(before: &Tree, after: &Tree, record: Option<&Record>) -> Vec<Change> {
+    let (mut told, mut counts) = (Vec::new(), [0_usize; 2]);
+    diff::diff(before, after, |difference| {
+        let change = file_change(&difference, before, after, record);
+        let count = &mut counts[usize::from(change.declared)];
+        *count += 1;
+        if *count <= MOST {
+            told.push((difference.path, change));
+        }
+    });
+    told.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut changes: Vec<Change> = told.into_iter().map(|(_, change)| change).collect();
+    for (count, declared) in counts.into_iter().zip([false, true]).filter(|(count, _)| *count > MOST) {
+        let (place, change) = ("/".to_owned(), format!("{} more paths differ", count - MOST));
+        changes.push(Change { place, change, declared });
+    }
+    changes
 }
 
 /// A difference in the file system is declared if it is nothing but the capability that the record gives the file, its

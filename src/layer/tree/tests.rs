@@ -1,6 +1,6 @@
 use super::*;
 use crate::archive::testing::*;
-use crate::layer::diff::{Change, Difference, Field, MOST, diff};
+use crate::layer::diff::{self, Change, Difference, Field};
 use crate::layer::testing::Layer;
 
 fn tree(layers: &[Vec<Vec<u8>>]) -> Result<Tree> {
@@ -78,12 +78,19 @@ fn a_layer_that_does_not_verify_leaves_nothing() {
     assert_eq!(tree.iter().count(), 0);
 }
 
+fn diff(before: &Tree, after: &Tree) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    diff::diff(before, after, |difference| differences.push(difference));
+    differences.sort_by(|a, b| a.path.cmp(&b.path));
+    differences
+}
+
 #[test]
 fn only_differences_are_reported() {
     let base = vec![dir("d"), file("d/f", b"x"), hardlink("d/g", "d/f"), file("gone", b""), symlink("s", "d")];
     let before = tree(std::slice::from_ref(&base)).unwrap();
-    assert_eq!(diff(&before, &before.clone()).0, []);
-    assert_eq!(diff(&before, &tree(&[base.clone(), vec![dir("d")]]).unwrap()).0, []);
+    assert_eq!(diff(&before, &before.clone()), []);
+    assert_eq!(diff(&before, &tree(&[base.clone(), vec![dir("d")]]).unwrap()), []);
     let capability = [(&b"SCHILY.xattr.security.capability"[..], &b"\x01\x02"[..])];
     let upper = vec![
         [pax(&capability), file("d/f", b"x")].concat(),
@@ -99,7 +106,7 @@ fn only_differences_are_reported() {
     };
     let difference = |path: &str, what| Difference { path: path.as_bytes().to_vec(), what };
     assert_eq!(
-        diff(&before, &after).0,
+        diff(&before, &after),
         [
             difference("d/f", Change::Changed(vec![field("xattr security.capability", "none", "0x0102")])),
             difference("d/g", Change::Changed(vec![field("hard link to", "/d/f", "none")])),
@@ -113,10 +120,6 @@ fn only_differences_are_reported() {
         let value = [&[1; 200][..], &[end]].concat();
         tree(&[vec![[pax(&[(b"SCHILY.xattr.user.x", &value)]), file("f", b"")].concat()]]).unwrap()
     };
-    assert_eq!((diff(&long(1), &long(1)).0.len(), diff(&long(1), &long(2)).0.len()), (0, 1));
-    // Beyond what anybody reads they are counted.
-    let many = |count: usize| tree(&[(0..count).map(|n| file(&n.to_string(), b"")).collect()]).unwrap();
-    let (told, more) = diff(&many(0), &many(MOST + 7));
-    assert_eq!((told.len(), more), (MOST, 7));
+    assert_eq!((diff(&long(1), &long(1)).len(), diff(&long(1), &long(2)).len()), (0, 1));
     assert!(before.same_file(b"d/f", b"d/g") && !after.same_file(b"d/f", b"d/g"));
 }
