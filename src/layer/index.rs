@@ -1,7 +1,7 @@
 //! What one scan of a layer keeps: enough to answer questions about any path, and little of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::io::{BufRead, Write};
 
 use crate::archive::entry::{Entries, Entry, Kind};
@@ -77,6 +77,22 @@ pub(super) struct Event<'a> {
     pub(super) grounded: bool,
 }
 
+/// What an event is looked up by. Where it is certain that it lands where it says, that is the whole path: an image may have
+/// any number of files of one name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key<'a> {
+    grounded: bool,
+    makes_directories: bool,
+    name: &'a [u8],
+}
+
+impl<'a> Key<'a> {
+    fn of(what: What, grounded: bool, path: &'a [u8]) -> Self {
+        let makes_directories = matches!(what, What::Implied | What::Put(Kind::Directory));
+        Key { grounded, makes_directories, name: if grounded { path } else { path::base(path) } }
+    }
+}
+
 struct Stored {
     at: u32,
     path: u16,
@@ -96,8 +112,8 @@ pub(super) struct Kept {
 pub(super) struct Index {
     arena: Vec<u8>,
     events: Vec<Stored>,
-    /// Hash of the base name and number of the event, sorted.
-    by_base: Vec<(u32, u32)>,
+    /// Hash of the key and number of the event, sorted.
+    by_key: Vec<(u32, u32)>,
     opaques: Vec<u32>,
     hard_links: Vec<u32>,
     kept: BTreeMap<u32, Kept>,
@@ -125,7 +141,7 @@ impl Index {
             index: Index {
                 arena: Vec::new(),
                 events: Vec::new(),
-                by_base: Vec::new(),
+                by_key: Vec::new(),
                 opaques: Vec::new(),
                 hard_links: Vec::new(),
                 kept: BTreeMap::new(),
@@ -151,8 +167,8 @@ impl Index {
             number += 1;
         }
         let mut index = scan.index;
-        index.by_base.sort_unstable();
-        index.by_base.shrink_to_fit();
+        index.by_key.sort_unstable();
+        index.by_key.shrink_to_fit();
         index.events.shrink_to_fit();
         index.arena.shrink_to_fit();
         Ok(index)
@@ -164,13 +180,18 @@ impl Index {
         left_out && !self.names.contains(base)
     }
 
-    /// All events whose path has this base name; files only if [`Index::lacks`] says no.
-    pub(super) fn named(&self, base: &[u8]) -> impl Iterator<Item = Event<'_>> {
-        let hash = self.short_hash(base);
-        let start = self.by_base.partition_point(|(other, _)| *other < hash);
-        let same_hash = self.by_base[start..].iter().take_while(move |(other, _)| *other == hash);
-        let base = base.to_vec();
-        same_hash.map(|(_, event)| self.event(*event as usize)).filter(move |event| path::base(event.path) == base)
+    /// All events but opaque markers that may be about `path`: those that are grounded there, and all that are not grounded and
+    /// have its base name; files only if [`Index::lacks`] says no. `makes_directories` says which ones.
+    pub(super) fn about(&self, path: &[u8], makes_directories: bool) -> impl Iterator<Item = Event<'_>> {
+        let keys =
+            [(true, path), (false, path::base(path))].map(|(grounded, name)| Key { grounded, makes_directories, name });
+        keys.into_iter().flat_map(move |key| {
+            let hash = self.short_hash(key);
+            let start = self.by_key.partition_point(|(other, _)| *other < hash);
+            let same_hash = self.by_key[start..].iter().take_while(move |(other, _)| *other == hash);
+            let same_key = move |event: &Event<'_>| Key::of(event.what, event.grounded, event.path) == key;
+            same_hash.map(|(_, event)| self.event(*event as usize)).filter(same_key)
+        })
     }
 
     /// All opaque markers; their path is the directory.
@@ -234,8 +255,8 @@ impl Index {
         }
     }
 
-    fn short_hash(&self, bytes: &[u8]) -> u32 {
-        self.hasher.hash_one(bytes) as u32
+    fn short_hash(&self, value: impl Hash) -> u32 {
+        self.hasher.hash_one(value) as u32
     }
 }
 
@@ -344,7 +365,9 @@ impl Scan<'_> {
         let index = &mut self.index;
         // Neither can be longer than MAX_PATH.
         let stored = Stored { at, path: path.len() as u16, link: link.len() as u16, entry, what, grounded };
-        index.by_base.push((index.short_hash(path::base(path)), index.events.len() as u32));
+        if what != What::Opaque {
+            index.by_key.push((index.short_hash(Key::of(what, grounded, path)), index.events.len() as u32));
+        }
         index.arena.extend_from_slice(path);
         index.arena.extend_from_slice(link);
         index.events.push(stored);

@@ -255,15 +255,11 @@ where
             at,
         };
         for prefix in path::prefixes(path) {
-            let at_path = prefix.len() == path.len();
-            for event in index.named(path::base(prefix)) {
+            // What makes a directory does nothing to what is below it.
+            let directories = (prefix.len() == path.len()).then(|| index.about(prefix, true));
+            for event in index.about(prefix, false).chain(directories.into_iter().flatten()) {
                 self.work += 1;
-                let matters = match event.what {
-                    What::Opaque => false,
-                    What::Implied | What::Put(Kind::Directory) => at_path,
-                    What::Put(_) | What::Whiteout => true,
-                };
-                if matters && event.entry < limit && (!event.grounded || event.path == prefix) {
+                if event.entry < limit {
                     candidates.push(candidate(event, prefix.len()));
                 }
             }

@@ -183,6 +183,34 @@ fn hard_links_lead_to_their_file() {
     check(&[vec![file("f", b"1"), symlink("s", "f"), hardlink("h", "s")]], "h", "/f 0 1", &[2]);
 }
 
+/// What is found in so few steps that they grow with what there is, and not with its square.
+#[test]
+fn many_names_that_are_alike_and_long_chains_take_few_steps() {
+    let limits = Limits { memory: 12 << 20, ..Limits::default() };
+    let nested = |depth| vec!["d"; depth].join("/");
+    let (deep, p) = (nested(150), format!("{}/p", nested(150)));
+    let directories: Vec<_> = (1..=150).map(|depth| long(&nested(depth), b'5', b"", b"")).collect();
+    let chain = (1..3000).map(|n| hardlink(&format!("h{n}"), &format!("h{}", n - 1)));
+    let fan = (1..3000).map(|n| dir(&format!("{n}"))).chain((1..3000).map(|n| hardlink(&format!("{n}/p"), "p")));
+    for (layer, path, others) in [
+        ([directories, vec![long(&p, b'0', b"", b"x")]].concat(), &p[..], 0),
+        (vec![long(&p, b'0', b"", b"x"), long(&format!("{deep}/q"), b'0', b"", b"x")], &p, 0),
+        ([file("h0", b"x")].into_iter().chain(chain).collect(), "h2999", 2999),
+        ([file("p", b"x")].into_iter().chain(fan).collect(), "p", 2999),
+    ] {
+        let layers = [Layer::of(&layer)];
+        let mut stack =
+            Stack::new(sources(&layers), limits, &Cache::default(), |at, scan| scan(&mut &layers[at].blob[..]));
+        let found = stack.find(path.as_bytes()).unwrap();
+        assert_eq!((found.content.size(), found.other_names.len()), (1, others));
+    }
+}
+
+/// An entry whose name may be long.
+fn long(name: &str, flag: u8, link: &[u8], body: &[u8]) -> Vec<u8> {
+    [pax(&[(b"path", name.as_bytes())]), frame(flag, b"x", link, body, |_| {})].concat()
+}
+
 #[test]
 fn parents_have_the_metadata_of_their_topmost_entry() {
     let owned = |name: &str, uid| frame(b'5', name.as_bytes(), b"", b"", |h| h.set_uid(uid));
