@@ -512,6 +512,21 @@ fn a_sparse_program_is_refused_and_other_sparse_files_do_not_matter() {
     works(tar::tar(&[dir("opt"), file("opt/nginx", elf::amd64()), sparse("opt/data")]));
 }
 
+/// Container engines stop at a type that they do not know, and others read it as a regular file.
+#[test]
+fn entries_of_unknown_types_are_refused() {
+    for kind in *b"78AVMDN" {
+        let unknown = file("etc/x", "").kind(kind);
+        let image = Image::empty().layer([dir("opt"), file("opt/nginx", elf::amd64())]).layer([unknown]).build();
+        let words = format!("/etc/x has the tar type '{}'", char::from(kind));
+        refused(5, &[&words], &image, FILE);
+        let scene = Scene::new();
+        let source = scene.source(&image);
+        fails(5, &[&words], ["getcap", &source]);
+        fails(5, &[&words], ["verify", &source]);
+    }
+}
+
 #[test]
 fn links_that_lead_astray_are_refused() {
     let layer = |entries: &[tar::Entry]| Image::empty().layer(entries).build();

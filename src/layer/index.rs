@@ -8,7 +8,7 @@ use crate::archive::entry::{Entries, Entry, Kind};
 use crate::archive::path;
 use crate::blob::{Spool, SpoolWriter};
 use crate::error::{Error, Result};
-use crate::layer::inode::weight;
+use crate::layer::inode::{unknown, weight};
 use crate::layer::whiteout::{Marker, marker};
 use crate::limits::Limits;
 
@@ -293,7 +293,7 @@ impl Scan<'_> {
         }
         let kind = entry.kind;
         match kind {
-            Kind::Other(_) => return Ok(()),
+            Kind::Other(flag) => return Err(unknown(flag, &entry.path)),
             Kind::Directory if entry.path.is_empty() => return Ok(()),
             _ if entry.path.is_empty() => return Err(Error::content("an entry replaces the root directory")),
             _ => {}

@@ -1,9 +1,11 @@
-//! What hard links make of the file that they lead to.
+//! What hard links make of the file that they lead to, and entries that nobody unpacks.
 //!
 //! The entry of a hard link has metadata of its own. containerd, Docker and Buildah apply them when they have made the link,
 //! and so to the file; umoci does not look at them.
 
 use crate::archive::entry::Entry;
+use crate::archive::path;
+use crate::error::Error;
 use crate::layer::build::CAPABILITY;
 
 /// Gives `file` the owner, permissions, time and extended attributes of a hard link to it. Whether the two differ in
@@ -17,6 +19,15 @@ pub(super) fn amend(file: &mut Entry, link: &Entry) -> bool {
     file.mtime.clone_from(&link.mtime);
     file.xattrs.extend(link.xattrs.iter().map(|(name, value)| (name.clone(), value.clone())));
     differ
+}
+
+/// The error for an entry that container engines refuse, and that others read as a regular file.
+pub(super) fn unknown(flag: u8, path: &[u8]) -> Error {
+    let type_flag = flag.escape_ascii();
+    Error::content(format!(
+        "{} has the tar type '{type_flag}', which container engines do not unpack",
+        path::show(path)
+    ))
 }
 
 /// Bytes of what only some entries have.

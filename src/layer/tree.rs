@@ -16,7 +16,7 @@ use crate::archive::entry::{Entries, Entry, Kind};
 use crate::archive::path::{self, Step};
 use crate::capability::{FileCapabilities, XATTR};
 use crate::error::{Error, Result};
-use crate::layer::inode::{amend, weight};
+use crate::layer::inode::{amend, unknown, weight};
 use crate::layer::reader::LayerReader;
 use crate::layer::whiteout::{Marker, marker};
 use crate::limits::Limits;
@@ -192,8 +192,8 @@ impl Tree {
             Marker::Plain => {}
         }
         let kind = entry.kind;
-        if let Kind::Other(_) = kind {
-            return Ok(());
+        if let Kind::Other(flag) = kind {
+            return Err(unknown(flag, &entry.path));
         }
         if entry.path.is_empty() && kind != Kind::Directory {
             return Err(Error::content("an entry replaces the root directory"));
