@@ -372,6 +372,21 @@ fn something_behind_the_end_of_a_layer_is_refused() {
     refused_tar(&["layer 1"], &[&tar[..], &tar::tar(&[file("evil", "x")])].concat());
 }
 
+/// gzip(1) ignores it, and container engines do not.
+#[test]
+fn padding_behind_a_layer_is_found() {
+    let tar = nginx_tar();
+    let mut blob = Packing::Gzip.pack(&tar);
+    blob.extend([0; 512]);
+    let scene = Scene::new();
+    let (source, result) = (scene.source(&image_with(tar, blob)), scene.reference("dst:out"));
+    let words = "NUL bytes follow the gzip data";
+    let said = run(["verify", &source]);
+    assert!(said.code == 8 && said.stdout.contains(&format!("FINDING: linux/amd64: layer 1: {words}")), "{said:#?}");
+    assert!(ok(["patch", &source, &result, "--file", "/opt/nginx"]).stderr.contains(words));
+    assert!(ok(["getcap", &source]).stderr.contains(words));
+}
+
 #[test]
 fn unknown_compression_is_refused_by_name() {
     let tar = nginx_tar();
@@ -533,6 +548,15 @@ fn links_that_lead_astray_are_refused() {
     refused(5, &["hard link"], &layer(&[dir("opt"), hard_link("opt/nginx", "opt/nowhere")]), FILE);
     refused(5, &["hard link"], &layer(&[dir("opt"), hard_link("opt/nginx", "opt")]), FILE);
     refused(5, &["opt/nginx"], &layer(&[dir("opt"), hard_link("opt/nginx", "opt/nginx")]), FILE);
+    // Unpackers remove what is there, and then have nothing to link to.
+    let itself = [dir("opt"), file("opt/nginx", elf::amd64()), hard_link("opt/nginx", "./opt/nginx")];
+    let above =
+        [dir("opt"), dir("opt/nginx"), file("opt/nginx/x", elf::amd64()), hard_link("opt/nginx", "opt/nginx/x")];
+    for image in [layer(&itself), layer(&above)] {
+        refused(5, &["/opt/nginx is a hard link to", "which it replaces itself"], &image, FILE);
+        let scene = Scene::new();
+        fails(5, &["which it replaces itself"], ["verify", &scene.source(&image)]);
+    }
     let links: Vec<_> = (0..60).map(|i| symlink(&format!("opt/{i}"), &format!("{}", i + 1))).collect();
     refused(5, &["symbolic links"], &layer(&links), ["--file", "/opt/0"]);
     // A root of its own: nothing leads out of it.

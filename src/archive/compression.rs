@@ -184,6 +184,11 @@ impl<R: Read> Decoder<R> {
         }
     }
 
+    /// Whether NUL bytes followed the last gzip member, which is known when everything was read.
+    pub fn is_padded(&self) -> bool {
+        matches!(self.0, Inner::Gzip { done: true, .. })
+    }
+
     /// Gives the blob back.
     pub fn into_inner(self) -> R {
         match self.0 {

@@ -5,7 +5,7 @@
 
 use crate::archive::entry::Entry;
 use crate::archive::path;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::layer::build::CAPABILITY;
 
 /// Gives `file` the owner, permissions, time and extended attributes of a hard link to it. Whether the two differ in
@@ -19,6 +19,18 @@ pub(super) fn amend(file: &mut Entry, link: &Entry) -> bool {
     file.mtime.clone_from(&link.mtime);
     file.xattrs.extend(link.xattrs.iter().map(|(name, value)| (name.clone(), value.clone())));
     differ
+}
+
+/// Refuses a hard link that lands in place of its own target or of a directory above it: unpackers remove what is there first.
+pub(super) fn check_target(written: &[u8], landed: &[u8], target: &[u8]) -> Result<()> {
+    if landed != target && !path::is_below(target, landed) {
+        return Ok(());
+    }
+    Err(Error::content(format!(
+        "{} is a hard link to {}, which it replaces itself",
+        path::show(written),
+        path::show(target)
+    )))
 }
 
 /// The error for an entry that container engines refuse, and that others read as a regular file.

@@ -17,6 +17,9 @@ const CHUNK: usize = 256 * 1024;
 /// Chunks in flight between the walk and the hash.
 const CHUNKS: usize = 4;
 
+/// What to say of a layer with padding behind its gzip data, which gzip(1) ignores and Go's `compress/gzip` does not.
+pub const PADDED: &str = "NUL bytes follow the gzip data: container engines do not unpack it";
+
 /// The tar of a layer. Nothing that was read may be believed before [`LayerReader::finish`].
 pub struct LayerReader<R: Read> {
     decoder: Decoder<VerifiedReader<R>>,
@@ -51,8 +54,9 @@ impl<R: Read> LayerReader<R> {
         self.decoder.compression()
     }
 
-    /// Reads what is left and compares digest, size and diff ID (faults.md D8, D9).
-    pub fn finish(mut self) -> Result<()> {
+    /// Reads what is left and compares digest, size and diff ID (faults.md D8, D9). Whether NUL bytes follow the last gzip member:
+    /// see [`PADDED`].
+    pub fn finish(mut self) -> Result<bool> {
         let found = self.compression();
         loop {
             let length = self.fill_buf().map_err(|e| from_io("the layer", &e))?.len();
@@ -61,6 +65,7 @@ impl<R: Read> LayerReader<R> {
             }
             self.consume(length);
         }
+        let is_padded = self.decoder.is_padded();
         self.decoder.into_inner().finish()?;
         let computed = self.sum.finish()?;
         if computed != self.diff_id {
@@ -71,7 +76,7 @@ impl<R: Read> LayerReader<R> {
             .hint("the image is damaged or was put together wrongly; container engines refuse it too"));
         }
         warn_of_type(&self.descriptor, found);
-        Ok(())
+        Ok(is_padded)
     }
 }
 

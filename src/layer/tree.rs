@@ -16,8 +16,8 @@ use crate::archive::entry::{Entries, Entry, Kind};
 use crate::archive::path::{self, Step};
 use crate::capability::{FileCapabilities, XATTR};
 use crate::error::{Error, Result};
-use crate::layer::inode::{amend, unknown, weight};
-use crate::layer::reader::LayerReader;
+use crate::layer::inode::{amend, check_target, unknown, weight};
+use crate::layer::reader::{LayerReader, PADDED};
 use crate::layer::whiteout::{Marker, marker};
 use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
@@ -117,7 +117,10 @@ impl Tree {
                 }
                 tree.take(entry, content, detail)?;
             }
-            reader.finish()
+            if reader.finish()? {
+                tree.find(PADDED.to_owned());
+            }
+            Ok(())
         })();
         applied.map_err(|e: Error| e.context(place))?;
         tree.replace_amended();
@@ -263,6 +266,7 @@ impl Tree {
     /// The file that the hard link `written` leads to.
     fn linked(&mut self, written: &[u8], link: &Entry, detail: Detail) -> Result<Arc<Node>> {
         let target = self.in_its_directory(&path::normalise(&link.link))?;
+        check_target(written, &self.in_its_directory(written)?, &target)?;
         let (from, to) = (path::show(written), path::show(&target));
         let mut node = match self.places.get(&target) {
             Some(placed) if placed.node.entry.kind != Kind::Directory => placed.node.clone(),

@@ -15,8 +15,9 @@ use crate::archive::path::{self, Step};
 use crate::error::{Error, Result};
 use crate::layer::cache::Cache;
 use crate::layer::index::{Event, Index, Interest, What};
+use crate::layer::inode::check_target;
 use crate::layer::lookup::{LayerSource, Scan};
-use crate::layer::reader::LayerReader;
+use crate::layer::reader::{LayerReader, PADDED};
 use crate::limits::Limits;
 
 /// How deep the question where one entry lands may depend on where others do. Real layers stay below ten.
@@ -124,6 +125,7 @@ where
             self.interest.want(&target);
             let directory = self.directory(node.layer, entry, path::parent(&target))?;
             let target = path::join(&directory, path::base(&target));
+            check_target(&node.written, &self.landed(&node)?, &target)?;
             node = match self.node(node.layer, entry, &target)? {
                 Some(found) if found.kind != Kind::Directory => found,
                 found => {
@@ -394,12 +396,14 @@ where
         let mut scan = |blob: &mut dyn Read| {
             let mut reader = LayerReader::new(blob, descriptor, diff_id, &limits)?;
             let index = Index::scan(&mut reader, &self.interest, &layer.capture, used, &limits)?;
-            reader.finish()?;
-            scanned = Some(Arc::new(index));
+            scanned = Some((Arc::new(index), reader.finish()?));
             Ok(())
         };
         (self.read)(at, &mut scan).map_err(|e| e.context(place()))?;
-        let index = scanned.ok_or_else(|| Error::failed("internal error: the layer was not read"))?;
+        let (index, is_padded) = scanned.ok_or_else(|| Error::failed("internal error: the layer was not read"))?;
+        if is_padded {
+            tracing::warn!("{}: {PADDED}", place());
+        }
         *held = Some(index.clone());
         self.cache.count(&index);
         layer.index = Some(index);

@@ -135,6 +135,7 @@ pub async fn capabilities(
         }
     }
     let tree = apply(Arc::new(Tree::new(limits)), place, layers, Detail::Attributes, progress).await?;
+    tree.findings().iter().for_each(|finding| tracing::warn!("{}: {}", image.platform, printable(finding)));
     let Some(below) = below else { return Ok(Capabilities { files: list(tree.iter())?, left_out }) };
     let resolved = tree.resolve(below.as_bytes())?;
     if tree.get(&resolved).is_none() && !resolved.is_empty() && left_out.is_empty() {

@@ -99,5 +99,5 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn read(blob: &[u8], descriptor: &Descriptor, diff_id: &Digest) -> capatch::error::Result<()> {
-    LayerReader::new(blob, descriptor, diff_id, &Limits::default())?.finish()
+    LayerReader::new(blob, descriptor, diff_id, &Limits::default())?.finish().map(drop)
 }
