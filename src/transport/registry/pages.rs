@@ -135,7 +135,9 @@ pub(super) fn next(headers: &HeaderMap, request: &Url) -> Option<Url> {
             let (target, parameters) = link.split_once('>')?;
             let parameters = parameters.split('<').next().unwrap_or_default();
             let is_next = parameters.split([';', ',']).filter_map(|p| p.split_once('=')).any(|(name, value)| {
-                name.trim().eq_ignore_ascii_case("rel") && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
+                // A list of relations, whatever their case (RFC 8288 §3.3).
+                name.trim().eq_ignore_ascii_case("rel")
+                    && value.trim().trim_matches('"').split_ascii_whitespace().any(|r| r.eq_ignore_ascii_case("next"))
             });
             if is_next {
                 return request.join(target).ok();
@@ -157,7 +159,10 @@ mod tests {
             ("<https://r.io/x>;rel=next", Some("https://r.io/x")),
             ("<tags/list?last=x>; title=\"a\"; REL=Next", Some("https://r.io/v2/a/tags/tags/list?last=x")),
             ("</a>; rel=prev, </b>; rel=\"next\"", Some("https://r.io/b")),
+            ("</b>; rel=\"prev next\"", Some("https://r.io/b")),
+            ("</b>; rel=\" NEXT  last\"", Some("https://r.io/b")),
             ("</a>; rel=prev", None),
+            ("</a>; rel=\"prev nextish\"", None),
             ("</a>", None),
             ("/a; rel=next", None),
             ("</a; rel=next", None),
