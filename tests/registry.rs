@@ -1036,6 +1036,30 @@ async fn pieces_for_registries_that_want_them() {
 }
 
 #[tokio::test]
+async fn pieces_for_registries_that_call_a_whole_blob_a_mismatch() {
+    let bytes = content(1000);
+    for code in ["SIZE_INVALID", "DIGEST_INVALID"] {
+        for takes_pieces in [true, false] {
+            let registry = Registry::start();
+            registry.fault(move |r, _| {
+                let refused = r.method == "PUT" && (!takes_pieces || !r.body.is_empty());
+                refused.then(|| Reply::error(400, code))
+            });
+            let answer = push(&open(&registry, "b"), &bytes, None).await;
+            assert_eq!(registry.open_uploads(), 0, "{code}");
+            assert_eq!(registry.count("PUT", "/uploads/"), 2, "{code}");
+            if takes_pieces {
+                assert_eq!(answer.unwrap(), Pushed::Uploaded, "{code}");
+                assert_eq!(registry.blob("b", &Digest::of(&bytes)).unwrap(), bytes, "{code}");
+            } else {
+                let (kind, message) = kind(answer);
+                assert!(kind == Kind::Content && message.contains("got something else"), "{message}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn pieces_for_proxies_that_hang_up_on_long_bodies() {
     let bytes = content(20_000_000);
     let registry = Registry::start();
@@ -1116,7 +1140,12 @@ async fn uploads_start_over() {
             "invalid digest" => Reply::error(400, "DIGEST_INVALID"),
             _ => Reply::error(403, "DENIED"),
         };
-        let times = if name == "500 for ever" { 100 } else { 1 };
+        let times = match name {
+            "500 for ever" => 100,
+            // Once is said of the way too.
+            "invalid digest" => 2,
+            _ => 1,
+        };
         registry.fault_times(times, |r| r.method == "PUT", reply);
         let answer = push(&open(&registry, "b"), &bytes, None).await;
         match name {

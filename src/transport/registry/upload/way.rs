@@ -29,6 +29,11 @@ impl Way {
     /// What to do about a refusal, when `begun` bytes had arrived before.
     pub(super) fn after(&mut self, status: StatusCode, code: &str, begun: u64) -> After {
         let number = status.as_u16();
+        // Some registries that want pieces say this of a whole blob (faults.md E7).
+        if is_mismatch(code) && begun == 0 && !self.in_pieces {
+            self.in_pieces = true;
+            return After::OtherWay;
+        }
         if is_mismatch(code) {
             // What is there from before may not be what was sent: once more, from the start.
             self.resumes = false;
@@ -77,7 +82,9 @@ mod tests {
             (fresh(), 400, "BLOB_UPLOAD_INVALID", 9, After::Again, (false, 4 << 20, false)),
             (fresh(), 416, "", 9, After::Again, (false, 4 << 20, true)),
             (fresh(), 503, "", 9, After::Again, (false, 4 << 20, true)),
-            (fresh(), 400, "DIGEST_INVALID", 0, After::GiveUp, (false, 4 << 20, false)),
+            (fresh(), 400, "DIGEST_INVALID", 0, After::OtherWay, (true, 4 << 20, true)),
+            (fresh(), 400, "SIZE_INVALID", 0, After::OtherWay, (true, 4 << 20, true)),
+            (pieces(), 400, "DIGEST_INVALID", 0, After::GiveUp, (true, 4 << 20, false)),
             (fresh(), 400, "DIGEST_INVALID", 9, After::Again, (false, 4 << 20, false)),
             (fresh(), 403, "DENIED", 0, After::GiveUp, (false, 4 << 20, true)),
             (pieces(), 413, "", 0, After::OtherWay, (true, 1 << 20, true)),
