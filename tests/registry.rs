@@ -852,6 +852,15 @@ async fn blobs_are_found_by_head() {
     assert!(!open(&registry, "b").has_blob(&describe(b"hello")).await.unwrap());
     let wrong = Descriptor::new("x", Digest::of(b"hello"), 6).unwrap();
     assert!(!repository.has_blob(&wrong).await.unwrap());
+    for (body, ending, there) in [
+        ("", Ending::Complete, false),
+        ("hell", Ending::Complete, false),
+        ("hello", Ending::Complete, true),
+        ("hello", Ending::Unannounced, true),
+    ] {
+        registry.fault(move |r, _| (r.method == "HEAD").then(|| Reply::new(200).body(body).ending(ending)));
+        assert_eq!(repository.has_blob(&describe(b"hello")).await.unwrap(), there, "{body} {ending:?}");
+    }
     registry.fault(|r, _| (r.method == "HEAD").then(|| Reply::new(403)));
     assert!(repository.has_blob(&describe(b"hello")).await.unwrap());
     registry.fault(|r, _| Some(if r.method == "HEAD" { Reply::new(403) } else { Reply::error(403, "DENIED") }));

@@ -93,9 +93,9 @@ impl Endpoint {
         let request = Request::new(Method::HEAD, url.clone());
         match http::send(&self.client.0, Some(&access), &request, &what).await? {
             Outcome::Success(response) => {
-                // A length of 0 is what some proxies make of any HEAD.
+                // Another length, 0 too, is not the blob's: better sent again than a tag on what is not there.
                 let length = response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-                Ok(length.is_none_or(|length| length == 0 || length == descriptor.size))
+                Ok(length.is_none_or(|length| length == descriptor.size))
             }
             Outcome::Refused(refusal) if matches!(refusal.status.as_u16(), 404 | 405 | 501) => Ok(false),
             Outcome::Refused(refusal) if refusal.status == StatusCode::FORBIDDEN => {
