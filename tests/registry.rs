@@ -796,6 +796,37 @@ async fn a_header_that_names_another_digest_is_told() {
 }
 
 #[tokio::test]
+async fn documents_that_a_proxy_compressed() {
+    for part in ["/manifests/", "/tags/", "/token"] {
+        for (body, told) in [(Some(&b"\x1f\x8b\x08\0\0"[..]), true), (None, false)] {
+            let registry = Registry::with(Auth::Bearer(bearer()));
+            let digest = registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+            registry.fault(move |r, real| {
+                let labelled = |reply: Reply| reply.header("content-encoding", "gzip");
+                let sent = |reply: Reply| body.map_or(reply.clone(), |body| reply.clone().body(body));
+                r.path.contains(part).then(|| labelled(sent(real())))
+            });
+            let repository = repository(&client_with(&password(&registry, SECRET), |_| {}), &registry, "a");
+            let answers = if part == "/tags/" {
+                vec![repository.tags().await.map(drop)]
+            } else {
+                let by_digest = Target::Digest(digest);
+                vec![repository.manifest(&tag("1")).await.map(drop), repository.manifest(&by_digest).await.map(drop)]
+            };
+            for answer in answers {
+                if told {
+                    let (kind, message) = kind(answer);
+                    assert!(kind == Kind::Content && message.contains("Content-Encoding: gzip"), "{part}: {message}");
+                    assert!(message.contains("proxy"), "{part}: {message}");
+                } else {
+                    answer.unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_is_logged_to_a_pipe_has_no_colours() {
     let registry = Registry::start();
     let output = capatch(&["inspect", &format!("{}/a:1", registry.host()), "-vv"]);

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+};
 use reqwest::{Method, Response};
 use url::{Host, Url};
 
@@ -211,7 +213,13 @@ pub(super) async fn fetch_small(
                     return Err(shared.options.limits.too_large(said, limit));
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Ok(None) => return Ok(Outcome::Success((response.headers().clone(), body.freeze()))),
+                Ok(None) => {
+                    // What a PUT is answered with is not read.
+                    if request.method != Method::PUT {
+                        refuse_encoded(response.headers(), &body, what)?;
+                    }
+                    return Ok(Outcome::Success((response.headers().clone(), body.freeze())));
+                }
                 Err(error) => break error,
             }
         };
@@ -221,6 +229,17 @@ pub(super) async fn fetch_small(
         }
         tokio::time::sleep(retry::backoff(shared.options.retry_base, failures)).await;
     }
+}
+
+/// Documents are asked for as they are, and are UTF-8. A label alone does no harm (faults.md B10).
+fn refuse_encoded(headers: &HeaderMap, body: &[u8], what: &str) -> Result<()> {
+    let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|_| std::str::from_utf8(body).is_err()) else {
+        return Ok(());
+    };
+    let encoding = String::from_utf8_lossy(encoding.as_bytes());
+    let said = format!("{what}: the answer is encoded (Content-Encoding: {encoding}), which was not asked for");
+    Err(Error::content(said)
+        .hint("check whether a proxy in between compresses answers, and exempt the registry from that"))
 }
 
 /// The next piece of a body, counted; an error if none comes for too long.
