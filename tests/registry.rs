@@ -1566,7 +1566,9 @@ async fn referrers_by_the_api_or_by_a_tag() {
         (400, "", Some(OCI_INDEX), Some(1)),
         (406, "", Some(OCI_MANIFEST), Some(0)),
         (404, "", None, Some(0)),
-        (501, "", None, None),
+        (501, "", Some(OCI_INDEX), Some(1)),
+        (501, "", None, Some(0)),
+        (505, "", Some(OCI_INDEX), None),
     ] {
         let registry = Registry::start();
         if let Some(media_type) = tagged {
@@ -1580,6 +1582,17 @@ async fn referrers_by_the_api_or_by_a_tag() {
         let found = open(&registry, "a").referrers(&subject).await;
         assert_eq!(found.ok().map(|all| all.len()), expected, "{status} {media_type} {tagged:?}");
     }
+    // An empty answer is none; behind a page it is not the end of the list.
+    let registry = Registry::start();
+    registry.put_manifest("a", Some(&stand_in), OCI_INDEX, index.as_bytes());
+    let empty = || Reply::new(200).header("content-type", OCI_INDEX);
+    registry.fault(move |r, _| r.path.contains("/referrers/").then(empty));
+    assert_eq!(open(&registry, "a").referrers(&subject).await.unwrap().len(), 1);
+    registry.fault(move |r, _| {
+        let first = || empty().body(index.clone()).header("link", "<?page=2>; rel=next");
+        r.path.contains("/referrers/").then(|| if r.query("page").is_some() { empty() } else { first() })
+    });
+    assert_eq!(kind(open(&registry, "a").referrers(&subject).await).0, Kind::Content);
     // Broken is not the same as none.
     let registry = Registry::start();
     registry.put_manifest("a", Some(&stand_in), OCI_INDEX, br#"{"manifests":[{}]}"#);

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK};
+use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use url::Url;
 
@@ -58,9 +58,10 @@ pub(super) async fn referrers(repository: &Endpoint, subject: &Digest) -> Result
     let mut answered = true;
     let limit = repository.client.0.options.limits.document();
     let refused = walk(repository, first, limit, &what, |headers, body| {
-        // Some registries answer with a web page (faults.md E26).
+        // Some registries answer with a web page, or with nothing (faults.md E26).
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        answered = media_type::kind(content_type) == Kind::Index(Family::Oci);
+        let nothing = found.is_empty() && body.trim_ascii().is_empty();
+        answered = media_type::kind(content_type) == Kind::Index(Family::Oci) && !nothing;
         if answered {
             found.extend(entries(body).map_err(|e| e.context(&what))?);
         }
@@ -69,7 +70,9 @@ pub(super) async fn referrers(repository: &Endpoint, subject: &Digest) -> Result
     .await?;
     match refused {
         None if answered => return Ok(found),
-        Some(refusal) if !refusal.status.is_client_error() => return Err(refusal.into_error(&what)),
+        Some(refusal) if !refusal.status.is_client_error() && refusal.status != StatusCode::NOT_IMPLEMENTED => {
+            return Err(refusal.into_error(&what));
+        }
         _ => {}
     }
     let hex = subject.hex();
