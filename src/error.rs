@@ -208,10 +208,16 @@ impl From<Error> for io::Error {
     }
 }
 
-/// `text` with every control character (newlines too) made visible, so that nothing from an image or a registry can
-/// drive the terminal (faults.md A38).
+/// `text` with every control character (newlines too, and those for the direction of writing) made visible, so that
+/// nothing from an image or a registry can drive the terminal or show what it is not (faults.md A38).
 pub fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    let hidden = |c: char| c.is_control() || is_directional(c);
+    text.chars().flat_map(|c| if hidden(c) { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
+
+/// `Bidi_Control` of Unicode (UAX #9).
+fn is_directional(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -222,6 +228,13 @@ mod tests {
     fn control_characters_are_made_visible() {
         let error = Error::failed("registry said \u{1b}]0;pwn\u{7}").context("a\nb");
         assert_eq!(error.to_string(), "a\\nb: registry said \\u{1b}]0;pwn\\u{7}");
+        for c in "\u{61c}\u{200e}\u{200f}\u{202a}\u{202e}\u{2066}\u{2069}".chars() {
+            let code = u32::from(c);
+            assert_eq!(printable(&format!("a{c}b")), format!("a\\u{{{code:x}}}b"));
+        }
+        for plain in ["\u{200d}", "\u{2029}\u{2065}", "\u{5d0}\u{627}", "\u{202f}"] {
+            assert_eq!(printable(plain), plain);
+        }
     }
 
     #[test]
