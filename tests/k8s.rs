@@ -231,6 +231,78 @@ fn deployment(container: &str) -> String {
     )
 }
 
+/// Contexts that grant nothing yet, in whatever form, end up the same.
+#[test]
+fn contexts_without_the_capability_get_it() {
+    let granted = json!({"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]});
+    let added = json!({"add": ["NET_BIND_SERVICE"], "drop": []});
+    let kept = json!({"add": ["CHOWN", "NET_BIND_SERVICE"], "drop": ["ALL"]});
+    for (context, capabilities) in [
+        ("", &granted),
+        (" ~", &granted),
+        (" # none", &granted),
+        (" {}", &granted),
+        (" { }", &granted),
+        (" &c {}", &granted),
+        ("\n          {}", &granted),
+        (" {capabilities: {}}", &granted),
+        (" {capabilities: }", &granted),
+        (" {capabilities}", &granted),
+        (" {capabilities: , runAsUser: 1}", &granted),
+        (" {capabilities: {add: , drop: [ALL]}}", &granted),
+        (" {capabilities: {drop: [ALL], add: }}", &granted),
+        ("\n          capabilities:", &granted),
+        ("\n          capabilities:  ", &granted),
+        ("\n          capabilities: # none", &granted),
+        ("\n          capabilities: {}", &granted),
+        ("\n          runAsUser: 1\n          capabilities:", &granted),
+        ("\n          capabilities:\n          runAsUser: 1", &granted),
+        ("\n          capabilities:\n            drop: []", &added),
+        ("\n          capabilities:\n            add: []", &granted),
+        ("\n          capabilities:\n            add:", &granted),
+        ("\n          capabilities:\n            add: ~", &granted),
+        ("\n          capabilities:\n            drop:", &granted),
+        ("\n          capabilities:\n            drop: [ALL]", &granted),
+        ("\n          capabilities:\n            drop:\n            - ALL", &granted),
+        ("\n          capabilities:\n            drop:\n              - ALL # all", &granted),
+        ("\n          capabilities:\n            drop: [ALL]\n            add:", &granted),
+        ("\n          capabilities:\n            drop:\n            - ALL\n            - NET_BIND_SERVICE", &granted),
+        ("\n          capabilities:\n            drop: [NET_BIND_SERVICE]", &added),
+        ("\n          capabilities:\n            drop:\n            - NET_BIND_SERVICE", &added),
+        ("\n          capabilities:\n            add:\n            drop:", &granted),
+        ("\n          capabilities:\n            drop:\n            add:", &granted),
+        ("\n          capabilities:\n            add: [CHOWN]\n            drop:", &kept),
+        ("\n          capabilities:\n            drop: [ALL]\n            add:\n            - CHOWN", &kept),
+    ] {
+        let entry = format!("        securityContext:{context}\n");
+        let first = deployment(&entry);
+        let last = first.trim_end_matches('\n').to_owned();
+        let before = deployment(&format!("{entry}        tty: true\n"));
+        let init = deployment("").replace("      containers:", "      initContainers:")
+            + &entry
+            + "      containers:\n      - {name: proxy, image: kong:3.9}\n";
+        let windows = first.replace('\n', "\r\n");
+        for text in [first, last, before, init, windows] {
+            let run = edit(&KONG, &text).succeeded();
+            let document = documents(&run.stdout).remove(0);
+            let pod = &document["spec"]["template"]["spec"];
+            let container = pod["initContainers"].get(0).unwrap_or(&pod["containers"][0]);
+            let context = &container["securityContext"];
+            assert_eq!(&context["capabilities"], capabilities, "{text}\n{run:#?}");
+            assert_eq!(context["allowPrivilegeEscalation"], true, "{text}\n{run:#?}");
+            assert_eq!(edit(&KONG, &run.stdout).succeeded().stdout, run.stdout);
+        }
+    }
+    let text = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "kong"}, "spec": {"template": {"spec": {
+        "containers": [{"name": "kong", "image": "kong:3.9", "securityContext": {}}]}}}});
+    for text in [text.to_string(), serde_json::to_string_pretty(&text).unwrap()] {
+        let run = edit(&KONG, &text).succeeded();
+        let document: Value = serde_json::from_str(&run.stdout).unwrap();
+        let context = &document["spec"]["template"]["spec"]["containers"][0]["securityContext"];
+        assert_eq!(context, &json!({"allowPrivilegeEscalation": true, "capabilities": granted}));
+    }
+}
+
 #[test]
 fn what_cannot_be_edited_is_refused_with_file_and_line_and_whole() {
     let deep = format!("{}kong:3.9{}", "[".repeat(400), "]".repeat(400));

@@ -293,7 +293,7 @@ fn security_context(
         New::Map(drop.into_iter().chain([("add", add())]).collect())
     };
     let said = if drop { "capabilities: drop ALL, add NET_BIND_SERVICE" } else { "capabilities: add NET_BIND_SERVICE" };
-    let Some(context) = container.get("securityContext")?.filter(|context| !context.node.is_null()) else {
+    let Some(context) = container.get("securityContext")?.filter(|context| !context.node.is_nothing()) else {
         let new = New::Map(vec![("allowPrivilegeEscalation", New::Plain("true")), ("capabilities", both())]);
         let what = what(&format!("allowPrivilegeEscalation: true, {said}"));
         return edits.set(container, "image", "securityContext", &new, what);

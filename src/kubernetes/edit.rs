@@ -1,5 +1,6 @@
 //! Edits of raw text: only the bytes of what changes are replaced, and the result is read again to prove it.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -7,6 +8,7 @@ use granit_parser::ScalarStyle;
 use serde::Serialize;
 
 use super::cursor::{Cursor, SHARED};
+use super::lines;
 use super::new::{New, is_plain, quoted};
 use super::proof::{self, Shared, impossible};
 use super::yaml::{Node, Stream, Value, content_end};
@@ -131,8 +133,10 @@ impl<'a> Edits<'a> {
         let path = format!("{}/{key}", mapping.path);
         if let Some((k, value)) = entries.iter().find(|(k, _)| k.text() == Some(key)) {
             if value.is_null() && value.span.is_empty() {
-                let colon = self.text[k.span.end..].find(':').map_or(k.span.end, |at| k.span.end + at + 1);
-                self.push(colon..colon, format!(" {}", new.flow(json)), node);
+                let at = self.entry_end(k, value);
+                let colon = if self.text[..at].ends_with(':') { "" } else { ":" };
+                let owner = k.span.end..k.span.end;
+                self.edits.push(Edit { at: at..at, new: format!("{colon} {}", new.flow(json)), owner });
             } else {
                 self.push(value.span.clone(), new.flow(json), node);
             }
@@ -143,10 +147,10 @@ impl<'a> Edits<'a> {
         let line = entry.and_then(|at| entries.get(at)).map_or(node.line, |(k, _)| k.line);
         let rendered = format!("{}: {}", if json { quoted(key) } else { key.to_owned() }, new.flow(json));
         if *flow {
-            let spans: Vec<_> = entries.iter().map(|(k, value)| k.span.start..content_end(k, value)).collect();
+            let spans: Vec<_> = entries.iter().map(|(k, value)| k.span.start..self.entry_end(k, value)).collect();
             self.insert_in_flow(node, &spans, entry, rendered);
         } else if let Some((k, value)) = entry.and_then(|at| entries.get(at)) {
-            let at = self.end_of_line(content_end(k, value));
+            let at = lines::end(self.text, content_end(k, value));
             let text = format!("{}{}", self.new_line(node.column), self.block_entry(key, new, node.column));
             self.push(at..at, text, node);
         }
@@ -165,7 +169,7 @@ impl<'a> Edits<'a> {
             let spans: Vec<_> = items.iter().map(|item| item.span.clone()).collect();
             self.insert_in_flow(node, &spans, items.len().checked_sub(1), new.flow(json));
         } else {
-            let at = self.end_of_line(node.span.end);
+            let at = lines::end(self.text, node.span.end);
             let item = match new {
                 New::Map(entries) => {
                     let lines: Vec<_> =
@@ -186,7 +190,7 @@ impl<'a> Edits<'a> {
         let Some(at) = entries.iter().position(|(k, _)| k.text() == Some(key)) else { return Ok(()) };
         let spans: Vec<_> = entries.iter().map(|(k, value)| k.span.start..content_end(k, value)).collect();
         let (line, column) = (entries[at].0.line, entries[at].0.column);
-        let range = if *flow { between_commas(&spans, at) } else { self.lines(spans[at].clone(), column) };
+        let range = if *flow { between_commas(&spans, at) } else { lines::whole(self.text, spans[at].clone(), column) };
         let range = range.filter(|_| entries.len() > 1).ok_or_else(|| {
             Error::content(format!("{}:{line}: {key} cannot be taken out here", self.name))
                 .hint("give it a line of its own, or remove it")
@@ -210,8 +214,13 @@ impl<'a> Edits<'a> {
                 } else {
                     let before = self.text[..spans[*at].start].trim_end();
                     let dash = before.len().saturating_sub(1);
-                    let range = before.ends_with('-').then(|| self.lines(dash..spans[*at].end, node.column));
-                    range.flatten()
+                    let range =
+                        before.ends_with('-').then(|| lines::whole(self.text, dash..spans[*at].end, node.column));
+                    // With the line break before an item: others may write where the last one ends.
+                    range.flatten().map(|lines| {
+                        let [start, end] = [lines.start, lines.end].map(|at| lines::without_break(self.text, at));
+                        if *at == 0 { lines } else { start..end }
+                    })
                 };
                 let range = range.ok_or_else(|| {
                     Error::content(format!("{}:{}: this item cannot be taken out", self.name, items[*at].line))
@@ -231,6 +240,13 @@ impl<'a> Edits<'a> {
             self.removed.insert(at);
             self.note(line, at.to_string(), what);
         }
+    }
+
+    /// Where an entry ends; without a value, behind its colon.
+    fn entry_end(&self, key: &Node, value: &Node) -> usize {
+        let end = content_end(key, value);
+        let rest = self.text[end..].trim_start();
+        if value.span.is_empty() && rest.starts_with(':') { self.text.len() - rest.len() + 1 } else { end }
     }
 
     fn insert_in_flow(&mut self, node: &Node, spans: &[Range<usize>], after: Option<usize>, new: String) {
@@ -269,35 +285,10 @@ impl<'a> Edits<'a> {
         format!("{}{}", self.line_end, " ".repeat(column))
     }
 
-    /// The end of the line on which content ends; a block scalar's content ends with a line break.
-    fn end_of_line(&self, content: usize) -> usize {
-        let content = self.text[..content].trim_end().len();
-        let end = self.text[content..].find('\n').map_or(self.text.len(), |at| content + at);
-        end - usize::from(self.text[..end].ends_with('\r'))
-    }
-
-    /// Whole lines with this content and the deeper comments behind it; `None` if something else stands before it.
-    fn lines(&self, content: Range<usize>, column: usize) -> Option<Range<usize>> {
-        let start = self.text[..content.start].rfind('\n').map_or(0, |at| at + 1);
-        if !self.text[start..content.start].trim().is_empty() {
-            return None;
-        }
-        let mut end = self.end_of_line(content.end);
-        let next_line = |end: usize| self.text[end..].find('\n').map_or(self.text.len(), |at| end + at + 1);
-        end = next_line(end);
-        while let Some(line) = self.text[end..].lines().next() {
-            let words = line.trim_start();
-            if !words.starts_with('#') || line.len() - words.len() <= column {
-                break;
-            }
-            end = next_line(end);
-        }
-        Some(start..end)
-    }
-
     /// The new text. It is read again: it must be what the old one was but for the changes that were noted.
     pub(super) fn apply(mut self) -> Result<(String, Vec<Change>)> {
-        self.edits.sort_by_key(|edit| edit.at.start);
+        // Several nodes may end in one place: what belongs to an inner one comes first.
+        self.edits.sort_by_key(|edit| (edit.at.start, Reverse(edit.owner.start)));
         let mut new = String::with_capacity(self.text.len());
         let mut copied = 0;
         let shared = Shared::new(&self.stream.shared);

@@ -8,6 +8,7 @@ mod cursor;
 mod edit;
 mod helm;
 mod host_network;
+mod lines;
 mod new;
 mod proof;
 mod service;

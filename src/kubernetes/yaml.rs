@@ -75,6 +75,11 @@ impl Node {
         }
     }
 
+    /// Whether nothing is in it: it is null, or a mapping without entries.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.is_null() || matches!(&self.value, Value::Mapping(entries, _) if entries.is_empty())
+    }
+
     pub(super) fn entries(&self) -> &[(Node, Node)] {
         match &self.value {
             Value::Mapping(entries, _) => entries,
