@@ -303,6 +303,41 @@ fn contexts_without_the_capability_get_it() {
     }
 }
 
+/// What counts of a listen variable is its value, in whatever quotes and with whatever escapes it is written.
+#[test]
+fn listeners_are_read_as_yaml_has_them() {
+    let low = "0.0.0.0:80, 0.0.0.0:443 ssl";
+    for (value, expected, written) in [
+        ("0.0.0.0:8000, 0.0.0.0:8443 ssl", low, "value: 0.0.0.0:80, 0.0.0.0:443 ssl\n"),
+        ("'0.0.0.0:8000,  0.0.0.0:8443 ssl'", "0.0.0.0:80,  0.0.0.0:443 ssl", "'0.0.0.0:80,  0.0.0.0:443 ssl'\n"),
+        (r#""0.0.0.0:8000, 0.0.0.0:8443\x20ssl""#, low, "\"0.0.0.0:80, 0.0.0.0:443 ssl\"\n"),
+        (r#""0.0.0.0:8\u0030\x300, 0.0.0.0:8443 ssl" # c"#, low, "\"0.0.0.0:80, 0.0.0.0:443 ssl\" # c\n"),
+        ("\"0.0.0.0:8000, 0.0.0.0:8443\\\n            \\ ssl\"", low, "\"0.0.0.0:80, 0.0.0.0:443 ssl\"\n"),
+        ("\"0.0.0.0:8000, 0.0.0.0:8443\n            ssl\"", low, "\"0.0.0.0:80, 0.0.0.0:443\n            ssl\"\n"),
+        ("'0.0.0.0:8000, 0.0.0.0:8443\n            ssl'", low, "'0.0.0.0:80, 0.0.0.0:443\n            ssl'\n"),
+        (r#""0.0.0.0:80,\x200.0.0.0:443 ssl""#, low, r#""0.0.0.0:80,\x200.0.0.0:443 ssl""#),
+        (r#""\x6fff""#, "off", r#""\x6fff""#),
+    ] {
+        for key in ["KONG_PROXY_LISTEN", "KONG_STREAM_LISTEN"] {
+            let env = format!("        env:\n        - name: {key}\n          value: {value}\n");
+            let run = edit(&KONG, &deployment(&env)).succeeded();
+            let document = documents(&run.stdout).remove(0);
+            let variable = &document["spec"]["template"]["spec"]["containers"][0]["env"][0];
+            assert_eq!(variable, &json!({"name": key, "value": expected}), "{run:#?}");
+            assert!(run.stdout.contains(written), "{run:#?}");
+        }
+    }
+    for value in ["", " ~", " \"\"", " ''"] {
+        let env = format!("        env:\n        - name: KONG_PROXY_LISTEN\n          value:{value}\n");
+        let run = edit(&KONG, &deployment(&env)).succeeded();
+        assert!(run.stdout.contains(&env), "{run:#?}");
+        assert!(
+            run.stderr.contains("-:13: container kong: KONG_PROXY_LISTEN has no value in this manifest"),
+            "{run:#?}"
+        );
+    }
+}
+
 #[test]
 fn what_cannot_be_edited_is_refused_with_file_and_line_and_whole() {
     let deep = format!("{}kong:3.9{}", "[".repeat(400), "]".repeat(400));

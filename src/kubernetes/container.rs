@@ -129,7 +129,7 @@ fn environment(
             }
             _ => continue,
         }
-        let Some(value) = value.filter(|value| !value.node.is_null()) else {
+        let Some(value) = value.filter(|value| !value.node.is_null() && value.node.text() != Some("")) else {
             warn(
                 warnings,
                 variable,

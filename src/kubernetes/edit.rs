@@ -102,13 +102,20 @@ impl<'a> Edits<'a> {
         self.note(cursor.node.line, cursor.path.clone(), what);
     }
 
-    /// A scalar changed by `change`, which works on what is written between the quotes and keeps every other byte.
+    /// A scalar changed by `change`, which works on what is written between the quotes and keeps every other byte; with
+    /// escapes, it works on the value.
     pub(super) fn rewrite(
         &mut self,
         cursor: &Cursor<'_>,
         change: impl Fn(&str) -> Result<String>,
         what: impl Into<String>,
     ) -> Result<()> {
+        if let Value::Scalar(value, ScalarStyle::DoubleQuoted) = &cursor.node.value
+            && self.text[cursor.node.span.clone()].contains('\\')
+        {
+            let new = change(value).map_err(|error| error.context(cursor.place()))?;
+            return self.replace(cursor, &new, what);
+        }
         let Some((old, at)) = self.raw(cursor.node) else { return Ok(()) };
         let new = change(old).map_err(|error| error.context(cursor.place()))?;
         self.push(at, new, cursor.node);
