@@ -165,7 +165,16 @@ fn a_capability_that_makes_no_sense_can_be_replaced() {
     let refused = fixture.patch(FILE);
     assert_eq!(refused.status.code(), Some(5));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--replace-caps"), "{refused:?}");
-    fixture.prove(&[FILE, &["--replace-caps"]].concat());
+    succeeded(&fixture.patch(&[FILE, &["--replace-caps"]].concat()));
+    // The layer below still has what nobody can unpack, and nothing else is wrong.
+    let verified = fixture.command(&["verify", "oci:new:new", "--base", "oci:base:base", "--json"]).output().unwrap();
+    let report: Value = serde_json::from_slice(&verified.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    assert_eq!((verified.status.code(), findings.len()), (Some(8), 1), "{report:#}");
+    assert!(
+        findings[0].as_str().unwrap().contains("layer 1: /usr/sbin/nginx: the value of security.capability is"),
+        "{report:#}"
+    );
 }
 
 #[test]

@@ -66,7 +66,11 @@ fn render(op: &Op, id: u64) -> Vec<u8> {
         Op::HardLink(path, target) => {
             let link = with_owner(b'1', path, target, b"");
             let value = [b'0' + (id % 10) as u8];
-            if id % 2 == 0 { [pax(&[(b"SCHILY.xattr.security.capability", &value)]), link].concat() } else { link }
+            if id.is_multiple_of(2) {
+                [pax(&[(b"SCHILY.xattr.security.capability", &value)]), link].concat()
+            } else {
+                link
+            }
         }
         Op::Fifo(path) => with_owner(b'6', path, "", b""),
         Op::Whiteout(path) => {
@@ -233,5 +237,21 @@ fn two_ways_to_one_place() {
     let layers = [lower, vec![Op::Whiteout(text("a")), Op::File(text("b")), Op::Directory(text("d/b"))]];
     for (together, shared) in [(true, false), (false, false), (false, true)] {
         agree(&layers, together, shared).unwrap();
+    }
+}
+
+/// What is below a link does not make a directory of it when the link is taken away later in the same layer.
+#[test]
+fn a_link_that_is_hidden_after_it_was_used() {
+    let text = str::to_owned;
+    let lower = vec![Op::Symlink(text("a"), text("b"))];
+    for (first, last) in [
+        (Op::File(text("a/a")), Op::Whiteout(text("a"))),
+        (Op::Whiteout(text("a")), Op::File(text("a/a"))),
+        (Op::File(text("a/a")), Op::File(text("a/b"))),
+    ] {
+        for (together, shared) in [(true, false), (false, false), (false, true)] {
+            agree(&[lower.clone(), vec![first.clone(), last.clone()]], together, shared).unwrap();
+        }
     }
 }

@@ -226,11 +226,34 @@ where
                     _ => landed == path[..candidate.at],
                 };
                 if hidden {
+                    let before = |event: &(usize, Candidate)| event.0 == layer && event.1.entry < candidate.entry;
+                    // A link that was there until then led elsewhere what would have made a directory.
+                    if implied.iter().any(before) && self.is_link_below(layer, path)? {
+                        implied.retain(|event| !before(event));
+                    }
                     return self.implied(implied, path);
                 }
             }
         }
         self.implied(implied, path)
+    }
+
+    /// Whether the layers below `layer` have a symbolic link at `path`.
+    fn is_link_below(&mut self, layer: usize, path: &[u8]) -> Result<bool> {
+        let Some(below) = layer.checked_sub(1) else { return Ok(false) };
+        self.deeper(path, |view| Ok(matches!(view.step(below, u32::MAX, path)?, Step::Link(_))))
+    }
+
+    /// Asks a question about `path` on whose answer that of another depends.
+    fn deeper<T>(&mut self, path: &[u8], ask: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.depth == MAX_DEPTH {
+            let message = format!("where {} lies depends on more than {MAX_DEPTH} other entries", path::show(path));
+            return Err(Error::content(message));
+        }
+        self.depth += 1;
+        let answer = ask(self);
+        self.depth -= 1;
+        answer
     }
 
     /// The directory that one of the events makes at `path`, where nothing else is.
@@ -292,19 +315,11 @@ where
         if let Some(landed) = self.landed.get(&key) {
             return Ok(landed.clone());
         }
-        if self.depth == MAX_DEPTH {
-            return Err(Error::content(format!(
-                "where {} lies depends on more than {MAX_DEPTH} other entries",
-                path::show(written)
-            )));
-        }
-        self.depth += 1;
         let parent = if candidate.what == What::Opaque { written } else { path::parent(written) };
-        let directory = self.directory(layer, candidate.entry, parent);
-        self.depth -= 1;
+        let directory = self.deeper(written, |view| view.directory(layer, candidate.entry, parent))?;
         let landed = match candidate.what {
-            What::Opaque => directory?,
-            _ => path::join(&directory?, path::base(written)),
+            What::Opaque => directory,
+            _ => path::join(&directory, path::base(written)),
         };
         // A guess for a hint may have been made without a layer that decides.
         if !self.frozen {
