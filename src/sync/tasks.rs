@@ -155,12 +155,12 @@ fn destination(image: &Image, source: &Reference, tag: Option<&str>, place: &Ref
 fn refuse_conflicts(tasks: &[Task]) -> Result<()> {
     let mut formats = HashMap::new();
     for task in tasks {
-        if let Reference::Archive { format, path, .. } = &task.destination {
-            if *formats.entry(real(path)).or_insert(*format) != *format {
-                return Err(Error::usage(format!("{} is written as another kind of archive too", task.destination))
-                    .context(&task.image.place)
-                    .hint("an oci-archive is a docker-archive as well; name it in one way"));
-            }
+        if let Reference::Archive { format, path, .. } = &task.destination
+            && *formats.entry(real(path)).or_insert(*format) != *format
+        {
+            return Err(Error::usage(format!("{} is written as another kind of archive too", task.destination))
+                .context(&task.image.place)
+                .hint("an oci-archive is a docker-archive as well; name it in one way"));
         }
     }
     let mut writers: HashMap<String, usize> = HashMap::new();
