@@ -54,8 +54,8 @@ for target in "${targets[@]}"; do
     "$programs/$target" "$PWD/corpus/$target" $(limits "$target") -timeout=30 -max_total_time="$seconds" -print_final_stats=1 \
         -artifact_prefix="$PWD/artifacts/$target/" >"$log" 2>&1 && finding=none || finding="see tests/fuzz/target/$target.log"
     [ "$finding" = none ] || found=1
-    first=$(grep -oE 'cov: [0-9]+' "$log" | head -1 | tr -dc 0-9)
-    last=$(grep -oE 'cov: [0-9]+' "$log" | tail -1 | tr -dc 0-9)
+    coverage=$(sed -nE 's/.* cov: ([0-9]+) .*/\1/p' "$log")
+    first=${coverage%%$'\n'*} last=${coverage##*$'\n'}
     printf '%-20s %12s %8s %10s %8s  %s\n' "$target" "$(stat number_of_executed_units)" "$(stat average_exec_per_sec)" \
         "${last:-0} +$((${last:-0} - ${first:-0}))" "$(stat peak_rss_mb)" "$finding"
 done
