@@ -3,40 +3,15 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
 
-use common::cli::{fails, ok, run};
+use common::cli::{fails, run};
+use common::patched::{Patched, testdata};
 use serde_json::Value;
 
-fn testdata(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name).to_str().unwrap().to_owned()
-}
-
-/// A patched Kong, and a directory for manifests.
-struct Patched(tempfile::TempDir);
-
-impl Patched {
-    fn new() -> Self {
-        let patched = Patched(tempfile::tempdir().unwrap());
-        ok(["patch", &format!("oci:{}", testdata("kong")), &patched.image(), "--listen"]);
-        patched
-    }
-
-    fn image(&self) -> String {
-        format!("oci:{}:1", self.0.path().join("kong").display())
-    }
-
-    fn write(&self, text: &str) -> String {
-        let path = self.0.path().join("manifest.yaml");
-        fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-
-    /// The exit code, and what is said about the first platform.
-    fn look(&self, file: &str) -> (i32, Value) {
-        let run = run(["doctor", &self.image(), "--json", "-f", file]);
-        (run.code, run.json()["images"][0].clone())
-    }
+/// The exit code, and what is said about the first platform.
+fn look(patched: &Patched, file: &str) -> (i32, Value) {
+    let run = run(["doctor", &patched.image(), "--json", "-f", file]);
+    (run.code, run.json()["images"][0].clone())
 }
 
 fn finding<'a>(said: &'a Value, code: &str) -> &'a Value {
@@ -84,7 +59,7 @@ fn what_the_manifest_says_decides_whether_it_starts_and_binds() {
         (compose("cap_drop: [ALL]"), 8, "Operation not permitted", Some(("bounding-set", "cap_drop leaves"))),
         ("services:\n  kong: {image: kong}\n".to_owned(), 0, "80 and 443", None),
     ] {
-        let (exit, said) = patched.look(&patched.write(&text));
+        let (exit, said) = look(&patched, &patched.write(&text));
         assert!(said["verdict"].as_str().unwrap().contains(verdict), "{text}\n{said:#}");
         assert_eq!(exit, code, "{text}\n{said:#}");
         if let Some((code, why)) = found {
@@ -99,13 +74,13 @@ fn what_the_manifest_says_decides_whether_it_starts_and_binds() {
 fn what_is_to_be_put_in_makes_it_work() {
     let patched = Patched::new();
     let values = fs::read_to_string(testdata("doctor/values.yaml")).unwrap();
-    let (code, said) = patched.look(&patched.write(&values));
+    let (code, said) = look(&patched, &patched.write(&values));
     assert_eq!(code, 8, "{said:#}");
     let (context, dns) = (finding(&said, "no-new-privileges"), finding(&said, "dns-policy"));
     let mended = values.split_once("containerSecurityContext:").unwrap().0;
     let fix = |finding: &Value| finding["fix"].as_str().unwrap().to_owned();
     let mended = format!("{mended}{}\n{}\n", fix(context), fix(dns));
-    let (_, said) = patched.look(&patched.write(&mended));
+    let (_, said) = look(&patched, &patched.write(&mended));
     let codes = said["findings"].as_array().unwrap().iter().map(|finding| finding["code"].as_str().unwrap());
     let left: Vec<_> =
         codes.filter(|code| ["no-new-privileges", "bounding-set", "dns-policy"].contains(code)).collect();
@@ -146,7 +121,7 @@ fn what_the_manifests_settle_is_not_noted() {
         )
     };
     let notes = |text: &str| -> Vec<String> {
-        let (_, said) = patched.look(&patched.write(text));
+        let (_, said) = look(&patched, &patched.write(text));
         let codes = said["findings"].as_array().unwrap().iter().map(|finding| finding["code"].as_str().unwrap());
         codes.filter(|code| ["writable", "named-user"].contains(code)).map(str::to_owned).collect()
     };
@@ -164,7 +139,7 @@ fn kinds_that_are_not_known_are_said() {
     let service = format!(
         "---\napiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {{name: s}}\nspec: {{template: {{spec: {{{containers}}}}}}}\n"
     );
-    let (code, said) = patched.look(&patched.write(&format!("{pod}{service}")));
+    let (code, said) = look(&patched, &patched.write(&format!("{pod}{service}")));
     assert_eq!(code, 0);
     let place = finding(&said, "kind-not-read")["place"].as_str().unwrap();
     assert!(place.ends_with("manifest.yaml:8"), "{place}");

@@ -4,44 +4,23 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 
-use common::cli::{ok, run};
+use common::cli::run;
+use common::patched::{Patched, testdata};
 use serde_json::{Map, Value, json};
-
-fn testdata(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name).to_str().unwrap().to_owned()
-}
-
-/// A patched Kong, and a directory for manifests.
-struct Patched(tempfile::TempDir);
 
 /// What is said of some manifests.
 struct Said(Vec<Value>);
 
-impl Patched {
-    fn new() -> Self {
-        let patched = Patched(tempfile::tempdir().unwrap());
-        ok(["patch", &format!("oci:{}", testdata("kong")), &patched.image(), "--listen"]);
-        patched
-    }
-
-    fn image(&self) -> String {
-        format!("oci:{}:1", self.0.path().join("kong").display())
-    }
-
-    fn look(&self, documents: &[Value]) -> Result<Said, String> {
-        let path = self.0.path().join("manifest.yaml");
-        // JSON is YAML.
-        let text: String =
-            documents.iter().map(|one| format!("---\n{}\n", serde_json::to_string_pretty(one).unwrap())).collect();
-        fs::write(&path, text).unwrap();
-        let run = run(["doctor", &self.image(), "--json", "-f", path.to_str().unwrap()]);
-        let json: Value = serde_json::from_str(&run.stdout).map_err(|_| format!("{} {}", run.stdout, run.stderr))?;
-        match json["images"][0]["findings"].as_array() {
-            Some(findings) => Ok(Said(findings.clone())),
-            None => Err(json.to_string()),
-        }
+fn look(patched: &Patched, documents: &[Value]) -> Result<Said, String> {
+    // JSON is YAML.
+    let text: String =
+        documents.iter().map(|one| format!("---\n{}\n", serde_json::to_string_pretty(one).unwrap())).collect();
+    let run = run(["doctor", &patched.image(), "--json", "-f", &patched.write(&text)]);
+    let json: Value = serde_json::from_str(&run.stdout).map_err(|_| format!("{} {}", run.stdout, run.stderr))?;
+    match json["images"][0]["findings"].as_array() {
+        Some(findings) => Ok(Said(findings.clone())),
+        None => Err(json.to_string()),
     }
 }
 
@@ -162,7 +141,7 @@ fn every_snippet_mends_what_it_is_for() {
     let patched = Patched::new();
     let (mut tried, mut wrong, mut without) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
     for (name, all) in manifests() {
-        let before = match patched.look(&all) {
+        let before = match look(&patched, &all) {
             Ok(said) => said,
             Err(error) => panic!("{name}: {error}"),
         };
@@ -174,7 +153,7 @@ fn every_snippet_mends_what_it_is_for() {
                 continue;
             };
             tried.insert(code.to_owned());
-            let after = match patched.look(&put(&all, &snippet)) {
+            let after = match look(&patched, &put(&all, &snippet)) {
                 Ok(said) => said,
                 Err(error) => {
                     wrong.push(format!("{name}: {code}: {error}\n{fix}"));
@@ -206,7 +185,7 @@ fn snippets_come_to_an_end() {
     for (name, mut all) in manifests() {
         let mut seen = Vec::new();
         for round in 0..=ROUNDS {
-            let said = patched.look(&all).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let said = look(&patched, &all).unwrap_or_else(|error| panic!("{name}: {error}"));
             let breaks = said.0.iter().filter(|finding| finding["level"] == "breaks");
             let found = breaks.filter_map(|one| Some((one["code"].clone(), snippet(one["fix"].as_str()?)?))).next();
             let Some((code, snippet)) = found else { break };
@@ -245,7 +224,7 @@ fn what_is_foretold_is_explained() {
     let patched = Patched::new();
     let (mut said, mut wrong) = (BTreeSet::new(), Vec::new());
     for (name, all) in manifests() {
-        let found = patched.look(&all).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let found = look(&patched, &all).unwrap_or_else(|error| panic!("{name}: {error}"));
         for finding in found.0.iter().filter(|finding| finding["level"] == "breaks") {
             let (code, what) = (finding["code"].as_str().unwrap(), finding["what"].as_str().unwrap());
             let entries = EXPLAINED.iter().find(|(known, _)| *known == code).map(|(_, entries)| *entries);

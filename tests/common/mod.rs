@@ -8,6 +8,7 @@ pub mod elf;
 pub mod image;
 pub mod library;
 pub mod manifests;
+pub mod patched;
 pub mod proxy;
 pub mod registry;
 pub mod script;
