@@ -35,7 +35,7 @@ struct Standard {
 }
 
 const BIND: &[&str] = &["NET_BIND_SERVICE"];
-const FOUR: &[&str] = &["KILL", "MKNOD", "SETUID", "SETGID"];
+const DROPPED_BY_OLD: &[&str] = &["KILL", "MKNOD", "SETUID", "SETGID"];
 
 /// The first that authenticated users get; the others differ from it.
 const RESTRICTED: Standard = Standard {
@@ -47,7 +47,8 @@ const RESTRICTED: Standard = Standard {
     user_namespace: false,
     users: Users::OfNamespace,
 };
-const OLD: Standard = Standard { name: "restricted", allowed: &[], dropped: FOUR, escalation: true, ..RESTRICTED };
+const OLD: Standard =
+    Standard { name: "restricted", allowed: &[], dropped: DROPPED_BY_OLD, escalation: true, ..RESTRICTED };
 
 /// `bindata/bootkube/scc-manifests` in openshift/cluster-kube-apiserver-operator; `privileged` refuses nothing.
 const STANDARD: [Standard; 12] = [

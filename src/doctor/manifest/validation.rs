@@ -48,11 +48,11 @@ pub(super) fn values(workload: &Workload<'_, '_>) -> Option<Finding> {
         }
         for (at, variable) in maps(tree, "env").into_iter().enumerate() {
             let value = variable.text_at(&["value"]).filter(|value| !value.is_empty());
-            if let Some((_, at_)) = value.zip(variable.get("valueFrom")) {
+            if let Some((_, source)) = value.zip(variable.get("valueFrom")) {
                 let says = format!(
                     "{path}.env[{at}].valueFrom: Invalid value: \"\": may not be specified when `value` is not empty"
                 );
-                found.push(Refused { at: at_, says });
+                found.push(Refused { at: source, says });
             }
         }
     }
