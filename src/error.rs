@@ -128,7 +128,10 @@ impl Error {
             _ => None,
         };
         let error = Error::new(kind, format!("{place}: {error}"));
-        hint.map_or(error.clone(), |hint| error.hint(hint))
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     }
 
     /// What to do about it, printed on a line of its own.

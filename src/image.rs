@@ -177,9 +177,7 @@ impl Image {
         };
         Ok(Image { descriptor: descriptor.clone(), manifest: manifest.clone(), config, platform })
     }
-}
 
-impl Image {
     /// The layers, lowest first, with what each must hash to when it is decompressed.
     pub fn layers(&self) -> Result<Vec<LayerSource>> {
         let pairs = self.manifest.layers.iter().cloned().zip(self.config.diff_ids()?);

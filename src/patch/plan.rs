@@ -139,8 +139,7 @@ pub async fn plan(
     }
     let root = new.rebuild(&tree, &base, &request)?;
     // A tag that names a single manifest is that manifest; an index's children go first.
-    let mut manifests = Vec::new();
-    std::mem::swap(&mut manifests, &mut new.manifests);
+    let mut manifests = new.manifests;
     manifests.retain(|(descriptor, _)| descriptor.digest != root.0.digest);
 
     let mut result = Planned {
