@@ -38,7 +38,7 @@ impl std::ops::AddAssign for Moved {
 
 /// The blobs that an image or a tree of images names.
 pub fn blobs_of(tree: &Node) -> Vec<Descriptor> {
-    tree.manifests().into_iter().flat_map(|(_, m)| m.layers.iter().chain([&m.config]).cloned()).collect()
+    tree.manifests().into_iter().flat_map(|(_, manifest)| manifest.blobs().cloned()).collect()
 }
 
 /// How blobs are moved.

@@ -209,8 +209,8 @@ impl Copy<'_> {
         let mut trusted = true;
         loop {
             let there = if trusted && !self.options.force { self.there(tree).await? } else { HashSet::new() };
-            let missing = tree.nodes().into_iter().filter(|node| !there.contains(&node.descriptor().digest));
-            let missing: Vec<Descriptor> = missing.flat_map(own_blobs).collect();
+            let missing = tree.manifests().into_iter().filter(|(image, _)| !there.contains(&image.digest));
+            let missing: Vec<Descriptor> = missing.flat_map(|(_, manifest)| manifest.blobs().cloned()).collect();
             moves += self.mover(!trusted).copy(from, to, &missing).await?;
             for entry in tree.nodes().into_iter().flat_map(unknown) {
                 moves += self.unknown(entry).await?;
@@ -296,11 +296,4 @@ fn artifact_blobs(entry: &Descriptor, bytes: &[u8]) -> Result<Vec<Descriptor>> {
     }
     let blobs: Vec<Object> = Object::parse(bytes)?.get("blobs")?.unwrap_or_default();
     blobs.into_iter().map(Descriptor::from_object).collect()
-}
-
-fn own_blobs(node: &Node) -> Vec<Descriptor> {
-    match node {
-        Node::Manifest(_, manifest, _) => manifest.layers.iter().chain([&manifest.config]).cloned().collect(),
-        Node::Index(..) => Vec::new(),
-    }
 }

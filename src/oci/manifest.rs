@@ -152,6 +152,11 @@ impl Manifest {
         matches!(self.config.kind(), Kind::Config(_))
     }
 
+    /// The blobs that it names: its layers, lowest first, and its config.
+    pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        self.layers.iter().chain([&self.config])
+    }
+
     /// Whether the manifest refers to another one (`subject`).
     pub fn has_subject(&self) -> bool {
         self.object.contains("subject")

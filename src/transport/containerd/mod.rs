@@ -143,7 +143,7 @@ impl Containerd {
         ingest::store(&self.0, descriptor, &Content::Bytes(bytes.clone()), &|_| children.clone()).await?;
         let Document::Manifest(manifest) = &document else { return Ok(Stored::Stored) };
         // Asked for after the labels are set, so that none can go any more.
-        for child in manifest.layers.iter().chain([&manifest.config]) {
+        for child in manifest.blobs() {
             let foreign = matches!(child.kind(), media_type::Kind::Layer { foreign: true, .. });
             if !foreign && !content::has(&self.0, child).await? {
                 let message = format!("{} of {} is not in containerd", child.digest, descriptor.digest);
