@@ -208,8 +208,8 @@ where
     pub fn find(&mut self, path: &[u8]) -> Result<Found, FindError> {
         let asked = path::normalise(path);
         let located = self.locate(path, &asked)?;
-        let Some(name) = located.node else { return Err(self.missing(asked, located)?) };
-        let inode = self.view.inode(name)?;
+        let Some(node) = located.node else { return Err(self.missing(asked, located)?) };
+        let inode = self.view.inode(node)?;
         if inode.kind != Kind::File {
             return Err(FindError::NotAFile { asked, kind: inode.kind });
         }
@@ -252,8 +252,8 @@ where
         if located.path.is_empty() {
             return Ok(Entry::implied_directory(Vec::new()));
         }
-        let Some(name) = located.node else { return Err(self.missing(asked, located)?) };
-        let inode = self.view.inode(name)?;
+        let Some(node) = located.node else { return Err(self.missing(asked, located)?) };
+        let inode = self.view.inode(node)?;
         let links = if inode.kind == Kind::Directory { Vec::new() } else { self.view.links_to(&inode)? };
         let nodes = links.iter().map(|(link, _)| link).chain([&inode]);
         self.view.capture(nodes.filter_map(|node| Some((node.layer, node.entry?))).collect::<Vec<_>>())?;

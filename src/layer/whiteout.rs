@@ -24,8 +24,8 @@ pub(super) fn marker(path: &[u8]) -> Result<Marker> {
     if base == b".wh..wh..opq" {
         return Ok(Marker::Opaque(parent.to_vec()));
     }
-    // Only the components that can start so are looked at twice: nearly no path holds `.wh.`.
-    if base.starts_with(b".wh..wh.") || (path.starts_with(b".wh..wh.")) {
+    // AUFS keeps `.wh..wh.plnk`, `.wh..wh.orph` and `.wh..wh.aufs` at the root, with all that is below them.
+    if base.starts_with(b".wh..wh.") || path.starts_with(b".wh..wh.") {
         return Ok(Marker::Metadata);
     }
     match base.strip_prefix(b".wh.") {

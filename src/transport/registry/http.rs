@@ -214,7 +214,7 @@ pub(super) async fn fetch_small(
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => {
-                    // What a PUT is answered with is not read.
+                    // Nobody looks at what a PUT is answered with.
                     if request.method != Method::PUT {
                         refuse_encoded(response.headers(), &body, what)?;
                     }
