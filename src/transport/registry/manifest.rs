@@ -16,7 +16,7 @@ use crate::oci::reference::Target;
 
 /// One GET.
 pub(super) async fn fetch(repository: &Endpoint, target: &Target) -> Result<Option<Manifest>> {
-    let what = name(repository, target);
+    let what = repository.name.image(Some(target));
     let (headers, bytes) = match get(repository, target, None).await? {
         Outcome::Success(answer) => answer,
         Outcome::Refused(refusal) if refusal.status == StatusCode::NOT_FOUND => return Ok(None),
@@ -52,7 +52,7 @@ pub(super) async fn fetch(repository: &Endpoint, target: &Target) -> Result<Opti
 /// it names now. Whoever moves it after us does no harm: registries have no compare-and-set (faults.md E21).
 pub(super) async fn push(repository: &Endpoint, target: &Target, media_type: &str, bytes: Bytes) -> Result<Stored> {
     let shared = &repository.client.0;
-    let what = name(repository, target);
+    let what = repository.name.image(Some(target));
     shared.options.limits.check_document(bytes.len() as u64, &what)?;
     let digest = match target {
         Target::Tag(_) => Digest::of(&bytes),
@@ -104,7 +104,7 @@ pub(super) async fn push(repository: &Endpoint, target: &Target, media_type: &st
 
 /// What a refusal means: a tag that cannot move may already be where it should (faults.md E20).
 async fn refused(repository: &Endpoint, target: &Target, bytes: &Bytes, refusal: Box<Refusal>) -> Result<Stored> {
-    let what = name(repository, target);
+    let what = repository.name.image(Some(target));
     if refusal.code == "NAME_UNKNOWN" {
         return Err(refusal.into_error(&what).hint("create the repository first; this registry does not do it itself"));
     }
@@ -164,7 +164,7 @@ fn with_state(error: Error, now: &Option<Result<Option<Manifest>>>) -> Error {
 /// Registries must store the exact bytes; not all do (faults.md E24).
 async fn read_back(repository: &Endpoint, digest: &Digest, media_type: &str, bytes: &Bytes) -> Result<()> {
     let target = Target::Digest(digest.clone());
-    let what = name(repository, &target);
+    let what = repository.name.image(Some(&target));
     let mut failures = 0;
     loop {
         match get(repository, &target, Some(media_type)).await? {
@@ -201,17 +201,10 @@ async fn get(repository: &Endpoint, target: &Target, media_type: Option<&str>) -
         .map_err(|_| Error::content(format!("'{}' is not a media type", media_type.unwrap_or_default())))?;
     request.headers.insert(ACCEPT, accept);
     let scopes = repository.scopes();
-    let what = name(repository, target);
+    let what = repository.name.image(Some(target));
     let shared = &repository.client.0;
     let limit = shared.options.limits.document();
     http::fetch_small(shared, Some(&repository.access(&scopes)), &request, limit, &what).await
-}
-
-fn name(repository: &Endpoint, target: &Target) -> String {
-    match target {
-        Target::Tag(tag) => format!("{}:{tag}", repository.name),
-        Target::Digest(digest) => format!("{}@{digest}", repository.name),
-    }
 }
 
 /// The digest of `bytes` with the algorithm of `other`.
