@@ -12,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::image::Node;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
-use crate::oci::media_type::Kind;
 use crate::progress::{Bar, Progress};
 use crate::transport::registry::Pushed;
 use crate::transport::{ByteStream, Content, Place};
@@ -115,7 +114,7 @@ impl Mover {
     fn distributable(&self, blobs: &[Descriptor]) -> Result<Vec<Descriptor>> {
         let mut sizes = HashMap::new();
         let mut ours = Vec::new();
-        for blob in blobs.iter().filter(|blob| self.foreign_layers || !is_foreign(blob)) {
+        for blob in blobs.iter().filter(|blob| self.foreign_layers || !blob.is_foreign_layer()) {
             let (digest, size) = (&blob.digest, blob.size);
             match sizes.insert(digest, size) {
                 None => ours.push(blob.clone()),
@@ -146,22 +145,21 @@ impl Mover {
 
 /// Whether this is a layer that may not be distributed.
 pub fn is_foreign(blob: &Descriptor) -> bool {
-    matches!(blob.kind(), Kind::Layer { foreign: true, .. })
+    blob.is_foreign_layer()
 }
 
 /// Which of `blobs` stay where they are when an image goes to `to`, each once: layers that may not be distributed, unless
 /// `foreign_layers`.
 ///
 /// # Errors
-/// [`Kind::Content`] for an archive, which must have all of its layers: from it nothing is fetched any more.
-///
-/// [`Kind::Content`]: crate::error::Kind::Content
+/// [`Content`](crate::error::Kind::Content) for an archive, which must have all of its layers: from it nothing is fetched
+/// any more.
 pub fn left_out(blobs: &[Descriptor], from: &Place, to: &Place, foreign_layers: bool) -> Result<Vec<Digest>> {
     let mut layers: Vec<Digest> = Vec::new();
     if foreign_layers || from.is_same(to) {
         return Ok(layers);
     }
-    for blob in blobs.iter().filter(|blob| is_foreign(blob)) {
+    for blob in blobs.iter().filter(|blob| blob.is_foreign_layer()) {
         if !layers.contains(&blob.digest) {
             layers.push(blob.digest.clone());
         }

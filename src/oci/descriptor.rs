@@ -64,6 +64,11 @@ impl Descriptor {
         media_type::kind(&self.media_type)
     }
 
+    /// Whether this is a layer that may not be distributed: by its type it is only where its `urls` say.
+    pub fn is_foreign_layer(&self) -> bool {
+        matches!(self.kind(), Kind::Layer { foreign: true, .. })
+    }
+
     /// The platform, if the descriptor has one.
     pub fn platform(&self) -> Result<Option<Platform>> {
         if let Some(platform) = self.object.get::<Object>("platform")? {

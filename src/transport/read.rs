@@ -10,7 +10,6 @@ use crate::blob;
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
-use crate::oci::media_type;
 use crate::transport::pieces::PieceReader;
 use crate::transport::{ByteStream, Place, blocking, from_reader};
 
@@ -139,10 +138,8 @@ pub fn retried<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
 
 /// `error` about a blob; that of a layer which may not be distributed is not there on purpose.
 fn if_foreign(blob: &Descriptor, error: Error) -> Error {
-    match (error.kind(), blob.kind()) {
-        (Kind::NotFound, media_type::Kind::Layer { foreign: true, .. }) => {
-            error.context("a layer that is marked as not to be distributed").hint(FOREIGN)
-        }
-        _ => error,
+    if error.kind() == Kind::NotFound && blob.is_foreign_layer() {
+        return error.context("a layer that is marked as not to be distributed").hint(FOREIGN);
     }
+    error
 }

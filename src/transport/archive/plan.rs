@@ -178,12 +178,11 @@ impl<'a> Walk<'a> {
 
     /// No index names what is not there (rke2#5944), but for layers that may not be distributed.
     fn absent(&self, descriptor: &Descriptor, new: bool) -> Result<()> {
-        match descriptor.kind() {
-            Kind::Layer { foreign: true, .. } => Ok(()),
-            _ if !new => Ok(()),
-            _ => Err(Error::content(format!("{} belongs to the image and is not there", descriptor.digest))
-                .hint("an archive holds whole images; choose the platforms that are there with --platform")),
+        if !new || descriptor.is_foreign_layer() {
+            return Ok(());
         }
+        Err(Error::content(format!("{} belongs to the image and is not there", descriptor.digest))
+            .hint("an archive holds whole images; choose the platforms that are there with --platform"))
     }
 
     /// The image that Docker, which knows no indexes, gets of an entry, and whether it is for linux/amd64.

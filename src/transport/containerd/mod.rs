@@ -29,7 +29,6 @@ use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Document;
-use crate::oci::media_type;
 use crate::oci::reference::Repository;
 use crate::transport::registry::Stored;
 use crate::transport::{ByteStream, Content};
@@ -144,8 +143,7 @@ impl Containerd {
         let Document::Manifest(manifest) = &document else { return Ok(Stored::Stored) };
         // Asked for after the labels are set, so that none can go any more.
         for child in manifest.blobs() {
-            let foreign = matches!(child.kind(), media_type::Kind::Layer { foreign: true, .. });
-            if !foreign && !content::has(&self.0, child).await? {
+            if !child.is_foreign_layer() && !content::has(&self.0, child).await? {
                 let message = format!("{} of {} is not in containerd", child.digest, descriptor.digest);
                 return Ok(Stored::BlobUnknown(Error::new(Kind::NotFound, message).hint("run the command again")));
             }
