@@ -46,24 +46,11 @@ impl Place {
             return blocking(read).await;
         }
         loop {
-            match self.read_small(descriptor).await {
+            match collect(self.blob(descriptor, 0).await?, descriptor).await {
                 Err(error) if error.is_retryable() => {}
-                read => return read,
+                collected => return collected,
             }
         }
-    }
-
-    async fn read_small(&self, descriptor: &Descriptor) -> Result<Bytes> {
-        let mut stream = self.blob(descriptor, 0).await?;
-        let mut verifier = blob::Verifier::new(descriptor);
-        let mut bytes = Vec::new();
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk?;
-            verifier.update(&chunk)?;
-            bytes.extend_from_slice(&chunk);
-        }
-        verifier.finish()?;
-        Ok(bytes.into())
     }
 
     /// A blob from byte `offset` on, not verified: the consumer hashes it.
@@ -124,6 +111,18 @@ impl Place {
             rest.filter(Error::is_retryable).unwrap_or(error)
         })
     }
+}
+
+/// The content that `descriptor` names, which is to fit into memory, verified.
+pub(super) async fn collect(mut content: ByteStream, descriptor: &Descriptor) -> Result<Bytes> {
+    let mut verifier = blob::Verifier::new(descriptor);
+    let mut bytes = Vec::new();
+    while let Some(piece) = content.next().await.transpose()? {
+        verifier.update(&piece)?;
+        bytes.extend_from_slice(&piece);
+    }
+    verifier.finish()?;
+    Ok(bytes.into())
 }
 
 /// Does `work` again as long as a mirror spoils it: that is not asked again.

@@ -1,16 +1,16 @@
 //! Content by digest: what is known of it, and its bytes.
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::stream;
 use tonic::{Code, Streaming};
 
 use super::proto::{FieldMask, Info, InfoRequest, InfoResponse, Labels, ReadRequest, ReadResponse, UpdateRequest};
 use super::{Shared, rpc};
-use crate::blob::Verifier;
 use crate::error::{Error, Result};
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::transport::ByteStream;
+use crate::transport::read::collect;
 
 /// Size and labels of content; `None` if it is not in the namespace.
 pub(super) async fn info(shared: &Shared, digest: &Digest) -> Result<Option<(u64, Labels)>> {
@@ -52,15 +52,7 @@ pub(super) async fn small(shared: &Shared, digest: &Digest) -> Result<Option<Byt
     let Some((size, _)) = info(shared, digest).await? else { return Ok(None) };
     shared.limits.check_document(size, digest)?;
     let descriptor = Descriptor::new("", digest.clone(), size)?;
-    let mut content = read(shared, &descriptor, 0).await?;
-    let mut verifier = Verifier::new(&descriptor);
-    let mut bytes = Vec::new();
-    while let Some(piece) = content.next().await.transpose()? {
-        verifier.update(&piece)?;
-        bytes.extend_from_slice(&piece);
-    }
-    verifier.finish()?;
-    Ok(Some(bytes.into()))
+    collect(read(shared, &descriptor, 0).await?, &descriptor).await.map(Some)
 }
 
 /// Content from byte `offset` on, exactly as much as `descriptor` says.
