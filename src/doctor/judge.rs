@@ -89,22 +89,22 @@ pub(super) fn judge(
 ) -> Result<Judged> {
     let env = variables(facts, container);
     let listen = facts.listen(&env);
+    // The runtime gives up before it executes anything.
+    let refused = |place: &str, error: &str, cause| {
+        let outcome = Outcome::CannotStart { place: place.to_owned(), error: error.to_owned(), cause };
+        Ok(Judged { outcome, runs: Vec::new(), more: false, may_end: None, broken: Vec::new() })
+    };
     if facts.is_malformed() {
-        let error = "failed to setxattr \"security.capability\": invalid argument".to_owned();
-        let outcome = Outcome::CannotStart { place: facts.path(), error, cause: Cause::Malformed };
-        return Ok(Judged { outcome, runs: Vec::new(), more: false, may_end: None, broken: Vec::new() });
+        let error = "failed to setxattr \"security.capability\": invalid argument";
+        return refused(&facts.path(), error, Cause::Malformed);
     }
     if container.windows {
-        let error = "no matching manifest for windows/amd64 in the manifest list entries".to_owned();
-        let outcome = Outcome::CannotStart { place: container.place.clone(), error, cause: Cause::Platform };
-        return Ok(Judged { outcome, runs: Vec::new(), more: false, may_end: None, broken: Vec::new() });
+        let error = "no matching manifest for windows/amd64 in the manifest list entries";
+        return refused(&container.place, error, Cause::Platform);
     }
     let user = match user(facts, container) {
         Ok(user) => user,
-        Err(error) => {
-            let outcome = Outcome::CannotStart { place: "USER".to_owned(), error, cause: Cause::User };
-            return Ok(Judged { outcome, runs: Vec::new(), more: false, may_end: None, broken: Vec::new() });
-        }
+        Err(error) => return refused("USER", &error, Cause::User),
     };
     let start = Start {
         place: if container.command.is_some() { container.place.clone() } else { "ENTRYPOINT".to_owned() },
