@@ -192,6 +192,14 @@ impl Spool {
         self.size
     }
 
+    /// The first bytes, at most so many.
+    pub fn head(&self, bytes: usize) -> Result<Vec<u8>> {
+        let mut head = Vec::new();
+        let mut start = self.reader(0).take(bytes as u64);
+        start.read_to_end(&mut head).map_err(|e| Error::io("a temporary file", &e))?;
+        Ok(head)
+    }
+
     /// Reads from byte `offset` to the end; readers do not disturb each other.
     pub fn reader(&self, offset: u64) -> SpoolReader {
         SpoolReader { spool: self.clone(), offset }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::dynamic::dynamic;
-use super::facts::{self, Facts};
+use super::facts::Facts;
 use super::files::Files;
 use super::judge::{ASSUMED_PORT, LOW_PORTS};
 use super::start::{Action, End, Image, Start, Step, follow, is_at_or_below};
@@ -74,7 +74,7 @@ fn program(facts: &Facts, findings: &mut Vec<Finding>) -> Result<()> {
         );
         findings.push(note("link", &facts.asked, what, "the capability counts on the file that a link leads to"));
     }
-    if let Err(error) = elf::check(&facts::head(target)?, &facts.platform) {
+    if let Err(error) = elf::check(&target.content.head(elf::HEAD)?, &facts.platform) {
         let why = error.hint_text().unwrap_or("the kernel does not execute it on this platform");
         findings.push(breaks("no-program", &path, error.to_string(), why));
     }

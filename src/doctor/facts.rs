@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{self, Files};
+use super::files::Files;
 use super::start::DEFAULT_PATH;
 use super::users::Users;
 use crate::archive::path;
@@ -224,9 +224,4 @@ fn healthcheck_argv(test: &[String]) -> Option<Vec<String>> {
         [kind, text] if kind == "CMD-SHELL" => Some(vec!["/bin/sh".to_owned(), "-c".to_owned(), text.clone()]),
         _ => None,
     }
-}
-
-/// The first bytes of the program.
-pub(super) fn head(target: &Found) -> Result<Vec<u8>> {
-    files::head(target, 64)
 }

@@ -1,7 +1,6 @@
 //! The files of an image, as far as somebody asks for them.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::rc::Rc;
 
 use crate::archive::entry::{Entry, Kind};
@@ -138,18 +137,10 @@ impl<'a> Files<'a> {
     }
 }
 
-/// The first bytes of a file.
-pub(super) fn head(file: &Found, bytes: usize) -> Result<Vec<u8>> {
-    let mut head = Vec::new();
-    let mut start = file.content.reader(0).take(bytes as u64);
-    start.read_to_end(&mut head).map_err(|e| Error::io("a temporary file", &e))?;
-    Ok(head)
-}
-
 /// A whole text file; nothing if it is larger than [`MAX_TEXT`]. Bytes that are no UTF-8 are replaced.
 pub(super) fn text(file: &Found) -> Result<Option<String>> {
     if file.entry.size > MAX_TEXT {
         return Ok(None);
     }
-    Ok(Some(String::from_utf8_lossy(&head(file, MAX_TEXT as usize)?).into_owned()))
+    Ok(Some(String::from_utf8_lossy(&file.content.head(MAX_TEXT as usize)?).into_owned()))
 }

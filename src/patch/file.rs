@@ -7,7 +7,6 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::archive::path;
-use crate::blob::Spool;
 use crate::capability::{FileCapabilities, XATTR};
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, Image};
@@ -151,7 +150,7 @@ fn capabilities(
 ) -> Result<(Option<Result<FileCapabilities>>, Option<FileCapabilities>)> {
     let before = found.entry.xattrs.get(XATTR.as_bytes()).map(|value| FileCapabilities::decode(value));
     if *edit != Edit::Remove {
-        elf::check(&head(&found.content)?, &image.platform)?;
+        elf::check(&found.content.head(elf::HEAD)?, &image.platform)?;
     }
     let after = match (edit, &before) {
         (Edit::Remove, _) => None,
@@ -162,14 +161,6 @@ fn capabilities(
         }
     };
     Ok((before, after))
-}
-
-fn head(content: &Spool) -> Result<Vec<u8>> {
-    use std::io::Read;
-    let mut head = Vec::with_capacity(elf::HEAD);
-    let mut start = content.reader(0).take(elf::HEAD as u64);
-    start.read_to_end(&mut head).map_err(|e| Error::io("a temporary file", &e))?;
-    Ok(head)
 }
 
 fn warn(

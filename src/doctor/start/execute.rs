@@ -114,7 +114,7 @@ impl Follower<'_, '_> {
             self.step(place, true, Action::Exec { shown: path.clone(), program });
             return Ok(unknown(place, format!("{path} executes what its own configuration names, which is not read")));
         }
-        let head = files::head(&program, MAX_INTERPRETER)?;
+        let head = program.content.head(MAX_INTERPRETER)?;
         // What is called like a shell is taken for one.
         if head.starts_with(b"#!") && !is_shell(base(&path)) {
             return self.execute_script(&path, &program, &head, argv, env, place);
@@ -330,7 +330,7 @@ impl Follower<'_, '_> {
         let mut frame = Frame::new(path, path);
         frame.is_file = true;
         frame.args = argv.get(1..).unwrap_or_default().to_vec();
-        let first = files::head(script, MAX_INTERPRETER)?;
+        let first = script.content.head(MAX_INTERPRETER)?;
         let first = first.split(|byte| *byte == b'\n').next().unwrap_or_default();
         frame.errexit = first.starts_with(b"#!") && first.windows(3).any(|option| option == b" -e");
         self.run_parsed(&parsed, &mut frame, env)
