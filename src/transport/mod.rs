@@ -9,6 +9,7 @@ mod pieces;
 pub mod place;
 mod read;
 pub mod registry;
+mod threads;
 
 use std::io::Read;
 use std::pin::Pin;
@@ -22,8 +23,9 @@ use crate::archive::compression::from_io;
 use crate::blob::Spool;
 use crate::error::Result;
 
-pub use place::{Place, Root, Transports, blocking};
+pub use place::{Place, Root, Transports};
 pub use read::{FOREIGN, retried};
+pub use threads::blocking;
 
 /// Content on its way, in pieces. It was not verified: the consumer hashes it.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
