@@ -20,10 +20,10 @@ use crate::transport::{Place, Transports};
 /// killed goes on where it stopped. The tag moves last.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// The image to copy
+    /// The image to copy, in any place that capatch --help lists
     #[arg(value_parser = parse_reference)]
     source: Reference,
-    /// Where it goes, with a tag
+    /// Where it goes, with a tag, in any of these places
     #[arg(value_parser = parse_reference)]
     destination: Reference,
     /// Copy only these platforms, such as linux/amd64, under a new index: the digest changes

@@ -26,7 +26,7 @@ use crate::transport::blocking;
 /// means instead.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// NAME[:TAG|@DIGEST] in a registry, or oci:DIR[:TAG|@DIGEST]
+    /// The image, in any place that capatch --help lists
     #[arg(value_parser = parse_reference, required_unless_present = "explain")]
     image: Option<Reference>,
     /// Only these platforms

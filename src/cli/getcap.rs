@@ -18,7 +18,7 @@ use crate::validate;
 /// not to be distributed is not there, the others are read, and the exit code is 3.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// NAME[:TAG|@DIGEST] in a registry, or oci:DIR[:TAG|@DIGEST]
+    /// The image, in any place that capatch --help lists
     #[arg(value_parser = parse_reference)]
     image: Reference,
     /// Only this file, or the files below this directory

@@ -17,7 +17,7 @@ use crate::validate::{self, FileWithCapabilities};
 /// Show platforms, layers, user, ports, start command, health check and file capabilities
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// NAME[:TAG|@DIGEST] in a registry, or oci:DIR[:TAG|@DIGEST]
+    /// The image, in any place that capatch --help lists
     #[arg(value_parser = parse_reference)]
     image: Reference,
     /// Only these platforms

@@ -24,10 +24,10 @@ use crate::transport::Place;
 /// source's. All platforms of an index are patched, each with its own program.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// The image to start from: NAME[:TAG|@DIGEST] in a registry, or oci:DIR[:TAG|@DIGEST]
+    /// The image to start from, in any place that capatch --help lists
     #[arg(value_parser = parse_reference)]
     source: Reference,
-    /// Where the result goes: NAME:TAG or oci:DIR:TAG
+    /// Where the result goes, with a tag, in any of these places
     #[arg(value_parser = parse_reference)]
     destination: Reference,
     /// The capabilities, in the words of setcap(8) and cap_from_text(3) [default: the profile's, cap_net_bind_service=+ep]
