@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use super::output::{Output, Trip, bytes, check_digestfile, pinned, write_digestfile};
+use super::output::{Output, Report, check_digestfile, moved, would_move, write_digestfile};
 use super::{Common, bars, parse_platform, parse_reference};
 use crate::copy::{self, Copied, Memory, Options, Outcome, Referrers, Route};
 use crate::error::{Error, Result};
@@ -106,7 +106,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     };
     // The image is published: its digest is told in every way that works, even if another one fails.
     let written = write_digestfile(digestfile, digest);
-    let report = Trip::new(&route, &outcome, &transports);
+    let report = Report::new(&route, &outcome, &transports);
     output.result(&report, &text(&report))?;
     written
 }
@@ -127,35 +127,27 @@ async fn leave_out(since: &Reference, to: &Place, transports: &Transports) -> Re
     Ok(())
 }
 
-fn text(report: &Trip<'_, Outcome>) -> String {
+fn text(report: &Report<'_, Outcome>) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = match report.outcome {
         Outcome::Unchanged { digest, referrers } => {
             let _ = writeln!(text, "unchanged: it is there already");
             list(&mut text, referrers);
-            writeln!(text, "{}", pinned(&report.destination, digest))
+            writeln!(text, "{}", report.pinned(digest))
         }
         Outcome::Planned(copied) => {
             describe(&mut text, copied);
-            let moves = &copied.moves;
-            let (uploaded, mounted, skipped) = (bytes(moves.uploaded), bytes(moves.mounted), bytes(moves.skipped));
-            let _ = writeln!(text, "would upload {uploaded}, mount {mounted}, skip {skipped} that is there already");
-            writeln!(text, "{}\nnothing was written: this is a dry run", pinned(&report.destination, &copied.digest))
+            let _ = writeln!(text, "{}", would_move(&copied.moves));
+            writeln!(text, "{}\nnothing was written: this is a dry run", report.pinned(&copied.digest))
         }
         Outcome::Copied(copied) => {
             describe(&mut text, copied);
             if let Some(replaced) = &copied.replaced {
                 let _ = writeln!(text, "replaced {replaced}");
             }
-            let moves = &copied.moves;
-            let (uploaded, mounted, skipped) = (bytes(moves.uploaded), bytes(moves.mounted), bytes(moves.skipped));
-            let _ = writeln!(
-                text,
-                "downloaded {}, uploaded {uploaded}, mounted {mounted}, skipped {skipped} that was there already",
-                bytes(report.downloaded)
-            );
-            writeln!(text, "{}", pinned(&report.destination, &copied.digest))
+            let _ = writeln!(text, "{}", moved(&copied.moves, report.downloaded));
+            writeln!(text, "{}", report.pinned(&copied.digest))
         }
     };
     text

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::copy::Route;
+use crate::copy::{Moved, Route};
 use crate::error::{Error, Kind, Result, printable};
 use crate::oci::digest::Digest;
-use crate::oci::reference::{Reference, Target};
+use crate::oci::reference::Reference;
 use crate::transport::Transports;
 
 /// How a command reports.
@@ -113,7 +113,7 @@ pub(super) fn short(digest: &Digest) -> String {
 
 /// What became of one image on its way, as data.
 #[derive(Serialize)]
-pub(super) struct Trip<'a, T> {
+pub(super) struct Report<'a, T> {
     pub(super) source: String,
     pub(super) destination: String,
     #[serde(flatten)]
@@ -124,10 +124,10 @@ pub(super) struct Trip<'a, T> {
     pub(super) requests: u64,
 }
 
-impl<'a, T> Trip<'a, T> {
+impl<'a, T> Report<'a, T> {
     pub(super) fn new(route: &Route<'_>, outcome: &'a T, transports: &Transports) -> Self {
         let traffic = transports.registries.traffic();
-        Trip {
+        Report {
             source: route.source.to_string(),
             destination: route.destination.to_string(),
             outcome,
@@ -135,16 +135,25 @@ impl<'a, T> Trip<'a, T> {
             requests: traffic.requests,
         }
     }
+
+    /// The destination by its digest, to be used as it is.
+    pub(super) fn pinned(&self, digest: &Digest) -> String {
+        format!("{}@{digest}", self.destination)
+    }
 }
 
-/// The destination by its digest, to be used as it is.
-pub(super) fn pinned(destination: &str, digest: &Digest) -> String {
-    match destination.parse::<Reference>() {
-        Ok(Reference::Registry { repository, target: Some(Target::Tag(tag)) }) => {
-            format!("{repository}:{tag}@{digest}")
-        }
-        _ => format!("{destination}@{digest}"),
-    }
+/// What a run moved, in one line.
+pub(super) fn moved(moves: &Moved, downloaded: u64) -> String {
+    let Moved { uploaded, mounted, skipped } = *moves;
+    let (downloaded, uploaded, mounted, skipped) = (bytes(downloaded), bytes(uploaded), bytes(mounted), bytes(skipped));
+    format!("downloaded {downloaded}, uploaded {uploaded}, mounted {mounted}, skipped {skipped} that was there already")
+}
+
+/// What a run would move, in one line.
+pub(super) fn would_move(moves: &Moved) -> String {
+    let Moved { uploaded, mounted, skipped } = *moves;
+    let (uploaded, mounted, skipped) = (bytes(uploaded), bytes(mounted), bytes(skipped));
+    format!("would upload {uploaded}, mount {mounted}, skip {skipped} that is there already")
 }
 
 /// Refuses a file for the digest that cannot be written, before anything is done.

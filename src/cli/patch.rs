@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::copy::ForeignLayers;
-use super::output::{Trip, bytes, check_digestfile, pinned, short, write_digestfile};
+use super::output::{Report, bytes, check_digestfile, moved, short, would_move, write_digestfile};
 use super::{Common, bars, parse_platform, parse_reference, with_hint};
 use crate::capability::FileCapabilities;
 use crate::copy::Memory;
@@ -109,7 +109,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     };
     // The image is published: its digest is told in every way that works, even if another one fails.
     let written = write_digestfile(digestfile, digest);
-    let report = Trip::new(&route, &outcome, &transports);
+    let report = Report::new(&route, &outcome, &transports);
     output.result(&report, &text(&report))?;
     written
 }
@@ -152,32 +152,26 @@ pub(super) fn source_date_epoch() -> Result<Option<u64>> {
     })
 }
 
-fn text(report: &Trip<'_, Outcome>) -> String {
+fn text(report: &Report<'_, Outcome>) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = match report.outcome {
         Outcome::Unchanged { digest, .. } => {
             let _ = writeln!(text, "unchanged: this is that patch of {} already", report.source);
-            writeln!(text, "{}", pinned(&report.destination, digest))
+            writeln!(text, "{}", report.pinned(digest))
         }
         Outcome::Planned { plan, moves } => {
             describe(&mut text, plan);
-            let (uploaded, mounted, skipped) = (bytes(moves.uploaded), bytes(moves.mounted), bytes(moves.skipped));
-            let _ = writeln!(text, "would upload {uploaded}, mount {mounted}, skip {skipped} that is there already");
-            writeln!(text, "{}\nnothing was written: this is a dry run", pinned(&report.destination, &plan.digest))
+            let _ = writeln!(text, "{}", would_move(moves));
+            writeln!(text, "{}\nnothing was written: this is a dry run", report.pinned(&plan.digest))
         }
         Outcome::Patched { plan, moves, replaced } => {
             describe(&mut text, plan);
             if let Some(replaced) = replaced {
                 let _ = writeln!(text, "replaced {replaced}");
             }
-            let (uploaded, mounted, skipped) = (bytes(moves.uploaded), bytes(moves.mounted), bytes(moves.skipped));
-            let downloaded = bytes(report.downloaded);
-            let _ = writeln!(
-                text,
-                "downloaded {downloaded}, uploaded {uploaded}, mounted {mounted}, skipped {skipped} that was there already"
-            );
-            writeln!(text, "{}", pinned(&report.destination, &plan.digest))
+            let _ = writeln!(text, "{}", moved(moves, report.downloaded));
+            writeln!(text, "{}", report.pinned(&plan.digest))
         }
     };
     text
