@@ -193,6 +193,23 @@ async fn a_token_is_for_one_registry_one_service_and_one_realm() {
     }
 }
 
+// faults.md A23
+#[tokio::test]
+async fn a_token_is_for_one_credential() {
+    let registry = Registry::with(Auth::Bearer(bearer()));
+    registry.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+    // One address in two spellings, and a credential for each.
+    let (host, other) = (registry.host(), registry.host().replace("127.0.0.1", "127.1"));
+    let entry = |host: &str, password: &str| format!(r#""{host}":{{"username":"user","password":"{password}"}}"#);
+    let config = format!(r#"{{"auths":{{{},{}}}}}"#, entry(&host, SECRET), entry(&other, "wrong"));
+    let client = client_with(&config, |_| {});
+    repository(&client, &registry, "a").manifest(&tag("1")).await.unwrap().unwrap();
+    let other = client.repository(&reference::Repository { registry: other, path: "a".into() }).unwrap();
+    let (kind, message) = kind(other.manifest(&tag("1")).await);
+    assert_eq!(kind, Kind::Denied);
+    assert!(message.contains("refused the credentials for 127.1:"), "{message}");
+}
+
 #[tokio::test]
 async fn a_refusal_without_end_ends() {
     let registry = Registry::with(Auth::Bearer(bearer()));

@@ -387,6 +387,22 @@ async fn many_writers_lose_no_image() {
 }
 
 #[tokio::test]
+async fn manifests_that_take_much_memory_are_not_written() {
+    let scene = Scene::new();
+    let images = ["one", "two", "three"].map(|name| image(name, "amd64"));
+    // Each counts for 20 KiB and more, and all may have the half.
+    let limits = Limits { memory: 128 << 10, ..Limits::default() };
+    for (count, refused) in [(2, false), (3, true)] {
+        let archive = Archive::new(scene.path(&format!("{count}.tar")), Format::Oci, limits);
+        images[..count].iter().for_each(|image| record(&archive, image, &image.manifest.digest.hex()[..8]));
+        let written = archive.finish(&(Arc::new(Silent) as Arc<dyn Progress>)).await;
+        let said = written.err().map(|error| error.to_string()).unwrap_or_default();
+        assert_eq!(said.contains("the manifests of the archive take more than 64 KiB of memory"), refused, "{said}");
+        assert_eq!(scene.path(&format!("{count}.tar")).exists(), !refused, "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_failure_leaves_the_old_file_as_it_was() {
     let scene = Scene::new();
     let (one, two) = (image("one", "amd64"), image("two", "amd64"));

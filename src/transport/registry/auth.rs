@@ -133,7 +133,7 @@ async fn answer(
             format!("{} wants a user name and password, but the credentials hold an identity token", access.home),
         )),
         (Challenge::Basic, None) => Ok(None),
-        (Challenge::Bearer { realm, service, .. }, login) => {
+        (Challenge::Bearer { realm, service, .. }, _) => {
             let key = Key {
                 home: access.home.clone(),
                 realm: realm.clone(),
@@ -150,7 +150,7 @@ async fn answer(
                     return Ok(Some(cached));
                 }
             }
-            let token = fetch(shared, access, realm, service.as_deref(), scopes, credential.as_ref(), login).await?;
+            let token = fetch(shared, access, realm, service.as_deref(), scopes, credential.as_ref()).await?;
             let authorization = Authorization::bearer(&token.value)?;
             *slot = Some(token);
             Ok(Some(authorization))
@@ -165,12 +165,47 @@ async fn fetch(
     service: Option<&str>,
     scopes: &[String],
     credential: Option<&Credential>,
-    login: Option<&Login>,
 ) -> Result<Token> {
     let place = Origin::of(realm)?;
+    let request = request(shared, access, realm, service, scopes, credential).await?;
+    let what = format!("token service {place}");
+    match Box::pin(http::fetch_small(shared, None, &request, shared.options.limits.header(), &what)).await? {
+        Outcome::Success((_, body)) => parse_token(&body)
+            .ok_or_else(|| Error::new(Kind::Denied, format!("{}: the answer has no token", redacted(realm)))),
+        Outcome::Refused(refusal)
+            if matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST)
+                && credential.is_some() =>
+        {
+            let source = credential.map(|c| c.source.as_str()).unwrap_or_default();
+            Err(Error::new(
+                Kind::Denied,
+                format!("{place} refused the credentials for {} from {source}{}", access.repository, refusal.said()),
+            )
+            .hint(format!("log in again: skopeo login {}", access.repository.registry)))
+        }
+        Outcome::Refused(mut refusal) if matches!(refusal.status.as_u16(), 401 | 403) => {
+            refusal.registry = Some(access.repository.registry.clone());
+            Err(refusal.into_error(&what))
+        }
+        Outcome::Refused(refusal) => {
+            Err(Error::failed(format!("{what} answered {}{}", refusal.status, refusal.said())))
+        }
+        Outcome::Lost(error) => Err(error.context(what)),
+    }
+}
+
+/// The request for a token; an error if `realm` may not be asked.
+async fn request(
+    shared: &Shared,
+    access: &Access<'_>,
+    realm: &Url,
+    service: Option<&str>,
+    scopes: &[String],
+    credential: Option<&Credential>,
+) -> Result<Request> {
     let reach = permitted(shared, access.home, realm, credential.is_some()).await?;
     let mut url = realm.clone();
-    let mut request = match login {
+    let mut request = match credential.map(|credential| &credential.login) {
         Some(Login::Identity(token)) => {
             let form = url::form_urlencoded::Serializer::new(String::new())
                 .append_pair("grant_type", "refresh_token")
@@ -202,35 +237,12 @@ async fn fetch(
         }
     };
     request.reach = reach;
-    if place == *access.home {
+    if Origin::of(realm)? == *access.home {
         // A token service at the registry's own address is trusted as the registry is.
         request.settings = access.settings.clone();
     }
     request.headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    let what = format!("token service {place}");
-    match Box::pin(http::fetch_small(shared, None, &request, shared.options.limits.header(), &what)).await? {
-        Outcome::Success((_, body)) => parse_token(&body)
-            .ok_or_else(|| Error::new(Kind::Denied, format!("{}: the answer has no token", redacted(realm)))),
-        Outcome::Refused(refusal)
-            if matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST)
-                && credential.is_some() =>
-        {
-            let source = credential.map(|c| c.source.as_str()).unwrap_or_default();
-            Err(Error::new(
-                Kind::Denied,
-                format!("{place} refused the credentials for {} from {source}{}", access.repository, refusal.said()),
-            )
-            .hint(format!("log in again: skopeo login {}", access.repository.registry)))
-        }
-        Outcome::Refused(mut refusal) if matches!(refusal.status.as_u16(), 401 | 403) => {
-            refusal.registry = Some(access.repository.registry.clone());
-            Err(refusal.into_error(&what))
-        }
-        Outcome::Refused(refusal) => {
-            Err(Error::failed(format!("{what} answered {}{}", refusal.status, refusal.said())))
-        }
-        Outcome::Lost(error) => Err(error.context(what)),
-    }
+    Ok(request)
 }
 
 /// How far the address of a token service may reach, if `home` names it and not the user. An error if it may not be asked,
@@ -328,6 +340,8 @@ mod tests {
         for (home, reach) in [("https://registry.io", Reach::Public), ("https://r.corp", Reach::Private)] {
             lock(&shared.reaches).insert(origin(home), reach);
         }
+        let repository = crate::oci::reference::Repository { registry: "r".into(), path: "a".into() };
+        let settings = Arc::default();
         // Without credentials, and with them.
         for (home, realm, asked, trusted) in [
             ("https://registry.io", "https://registry.io/token", Some(None), true),
@@ -344,6 +358,10 @@ mod tests {
             let realm = Url::parse(realm).unwrap();
             assert_eq!(permitted(&shared, &origin(home), &realm, false).await.ok(), asked, "{home} {realm}");
             assert_eq!(permitted(&shared, &origin(home), &realm, true).await.is_ok(), trusted, "{home} {realm}");
+            // And they are asked no further away.
+            let access = Access { home: &origin(home), repository: &repository, scopes: &[], settings: &settings };
+            let request = request(&shared, &access, &realm, None, &[], None).await;
+            assert_eq!(request.ok().map(|request| request.reach), asked, "{home} {realm}");
         }
     }
 
