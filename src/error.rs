@@ -76,6 +76,7 @@ struct Inner {
     kind: Kind,
     message: String,
     hint: Option<String>,
+    placed: bool,
     reported: bool,
     retryable: bool,
 }
@@ -84,7 +85,7 @@ impl Error {
     /// An error of `kind`; control characters in `message` are made visible, since parts of it come from images and registries.
     pub fn new(kind: Kind, message: impl AsRef<str>) -> Self {
         let message = printable(message.as_ref());
-        Error(Box::new(Inner { kind, message, hint: None, reported: false, retryable: false }))
+        Error(Box::new(Inner { kind, message, hint: None, placed: false, reported: false, retryable: false }))
     }
 
     /// [`Kind::Failed`].
@@ -141,13 +142,25 @@ impl Error {
         self
     }
 
-    /// Says where it happened: `place: message`, unless the message begins with that place.
+    /// Says where it happened: `place: message`, unless the message begins with that place or [`Error::at`] said it.
     #[must_use]
     pub fn context(mut self, place: impl fmt::Display) -> Self {
         let place = printable(&place.to_string());
-        if !self.0.message.strip_prefix(&place).is_some_and(|rest| rest.starts_with([':', ' '])) {
+        if !self.0.placed && !self.0.message.strip_prefix(&place).is_some_and(|rest| rest.starts_with([':', ' '])) {
             self.0.message = format!("{place}: {}", self.0.message);
         }
+        self
+    }
+
+    /// Says where the fault is, and that whoever passes the error on is elsewhere: [`Error::context`] adds nothing to it.
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        let place = printable(&place.to_string());
+        let said = |word: &str| word.trim_end_matches([':', ',']) == place;
+        if !self.0.message.split(' ').any(said) {
+            self = self.context(place);
+        }
+        self.0.placed = true;
         self
     }
 
@@ -249,6 +262,18 @@ mod tests {
             ("denied", "r.io/a:1: denied"),
         ] {
             assert_eq!(Error::failed(message).context("r.io/a:1").to_string(), said);
+        }
+    }
+
+    #[test]
+    fn where_the_fault_is_stands_alone() {
+        for (message, said) in [
+            ("other content", "r.io/from: other content"),
+            ("blob x of r.io/from: 404", "blob x of r.io/from: 404"),
+            ("blob x of r.io/from2: 404", "r.io/from: blob x of r.io/from2: 404"),
+        ] {
+            let error = Error::failed(message).at("r.io/from").context("r.io/to").at("r.io/to");
+            assert_eq!(error.to_string(), said);
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use capatch::oci::digest::{Algorithm, Digest, Hasher};
 use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
 use common::cli::{capatch, fails, json, ok, prove, run, start};
-use common::image::{Content, Image, Index, Packing, Scene, leftovers};
+use common::image::{Content, Image, Index, Packing, Scene, hex, leftovers};
 use common::registry::{Ending, Registry, Reply};
 use common::tar::{file, tar};
 use serde_json::Value;
@@ -720,4 +720,32 @@ fn one_blob_of_two_sizes_is_refused() {
         fails(5, &[layer["digest"].as_str().unwrap(), "is said to have 1 bytes"], ["copy", &source, &to]);
     }
     assert!(!scene.path("dst.tar").exists() && !scene.path("dst/index.json").exists());
+}
+
+// Whoever looks for the fault looks where the sentence points.
+#[test]
+fn an_error_about_the_source_names_the_source() {
+    let (scene, registry, other) = (Scene::new(), Registry::start(), Registry::start());
+    let image = Image::kong().build();
+    image.write(&scene.path("src"), "3.9");
+    image.push(&registry, "src", "3.9");
+    let digest = image.layer(0);
+    let layer = scene.path("src/blobs/sha256").join(hex(&digest));
+    let mut bytes = fs::read(&layer).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&layer, &bytes).unwrap();
+    let path = format!("/v2/src/blobs/{digest}");
+    registry.fault(move |request, _| request.is("GET", &path).then(|| Reply::new(200).body(bytes.clone())));
+    for source in [scene.reference("src:3.9"), format!("{}/src:3.9", registry.host())] {
+        let from = source.trim_start_matches("oci:").trim_end_matches(":3.9");
+        let archive = format!("oci-archive:{}:1", scene.path("dst.tar").display());
+        for destination in [format!("{}/dst:1", other.host()), scene.reference("dst:1"), archive] {
+            for command in ["copy", "patch"] {
+                let said = fails(5, &["other content"], [command, &source, &destination, "-q"]);
+                let sentence = said.stderr.trim_start_matches("capatch: ");
+                assert!(sentence.trim_start_matches("oci:").starts_with(from), "{said:#?}");
+                assert!(!said.stderr.contains("dst"), "{said:#?}");
+            }
+        }
+    }
 }

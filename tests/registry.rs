@@ -606,7 +606,7 @@ async fn a_slow_upload_is_waited_for_and_a_stuck_one_is_not() {
     let client = client_with("{}", |options| options.stall = Duration::from_millis(100));
     let all = bytes.clone();
     // Twice as slow as what is put up with when nothing moves.
-    let slow = Content::elsewhere(move |_| {
+    let slow = Content::elsewhere("from", move |_| {
         let pieces: Vec<_> = all.chunks(100).map(Bytes::copy_from_slice).collect();
         async move {
             let pieces = stream::iter(pieces).then(async |piece| {
@@ -983,7 +983,7 @@ async fn uploads_send_the_length_and_keep_the_location() {
         let target = repository(&client, &registry, "b");
         let spool = Spool::from_reader(&mut &bytes[..]).unwrap();
         let again = bytes.clone();
-        let elsewhere = Content::elsewhere(move |offset| {
+        let elsewhere = Content::elsewhere("from", move |offset| {
             let rest = again[offset as usize..].to_vec();
             async move { Ok(from_reader(std::io::Cursor::new(rest))) }
         });
@@ -1023,7 +1023,7 @@ async fn wrong_content_is_never_completed() {
     }
     // The content's own failure is what is told.
     let registry = Registry::start();
-    let broken = Content::elsewhere(|_| async {
+    let broken = Content::elsewhere("from", |_| async {
         let pieces = [Ok(Bytes::from_static(b"abc")), Err(Error::not_found("the source is gone"))];
         Ok(Box::pin(stream::iter(pieces)) as capatch::transport::ByteStream)
     });

@@ -140,7 +140,7 @@ async fn what_changed_in_between_is_never_completed() {
     let descriptor = Descriptor::new("x", Digest::of(&bytes), bytes.len() as u64).unwrap();
     let times = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let source = bytes.clone();
-    let content = capatch::transport::Content::elsewhere(move |offset| {
+    let content = capatch::transport::Content::elsewhere("from", move |offset| {
         let first = times.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
         let mut rest = source[offset as usize..].to_vec();
         if !first {

@@ -101,7 +101,7 @@ impl Mover {
 
     /// Copies the blobs of `from` that `to` lacks; nothing is asked if both are one place.
     pub async fn copy(&self, from: &Place, to: &Place, blobs: &[Descriptor]) -> Result<Moved> {
-        let blobs = self.distributable(blobs)?;
+        let blobs = self.distributable(blobs).map_err(|e| e.at(from.show()))?;
         if from.is_same(to) && !self.distrust {
             return Ok(Moved { skipped: blobs.iter().map(|blob| blob.size).sum(), ..Moved::default() });
         }
@@ -175,7 +175,8 @@ pub fn left_out(blobs: &[Descriptor], from: &Place, to: &Place, foreign_layers: 
 
 /// The same content, while `bar` is told how far it is.
 fn watched(content: Content, bar: Arc<dyn Bar>) -> Content {
-    Content::elsewhere(move |offset| {
+    let place = content.place().to_owned();
+    Content::elsewhere(&place, move |offset| {
         let (content, bar) = (content.clone(), bar.clone());
         async move {
             let stream = content.open(offset).await?;

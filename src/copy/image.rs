@@ -246,9 +246,11 @@ impl Copy<'_> {
     /// An entry of an index that is of no known type: wherever it is kept, among manifests or blobs, it goes to the same.
     async fn unknown(&self, entry: &Descriptor) -> Result<Moved> {
         let Route { from, to, .. } = self.route;
-        let document = if entry.size > from.limits().document() { None } else { found(from.document(entry).await)? };
+        let fault = |e: Error| e.at(from.show());
+        let small = entry.size <= from.limits().document();
+        let document = if small { found(from.document(entry).await).map_err(fault)? } else { None };
         if let Some(bytes) = document {
-            self.mover(false).copy(from, to, &artifact_blobs(entry, &bytes)?).await?;
+            self.mover(false).copy(from, to, &artifact_blobs(entry, &bytes).map_err(fault)?).await?;
             match to.push_manifest(entry, &bytes).await {
                 Ok(Stored::Stored) => return Ok(Moved { uploaded: entry.size, ..Moved::default() }),
                 // Not every registry takes every type as a manifest.

@@ -17,11 +17,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 
 use crate::archive::compression::from_io;
 use crate::blob::Spool;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub use place::{Place, Root, Transports};
 pub use read::{FOREIGN, retried};
@@ -38,19 +38,24 @@ pub enum Content {
     /// In a temporary file.
     Spool(Spool),
     /// Somewhere else, such as a blob of another transport.
-    Elsewhere(Opener),
+    Elsewhere {
+        /// Where that is, for messages.
+        place: Arc<str>,
+        /// Opens it.
+        open: Opener,
+    },
 }
 
 /// Opens content at an offset.
 pub type Opener = Arc<dyn Fn(u64) -> BoxFuture<'static, Result<ByteStream>> + Send + Sync>;
 
 impl Content {
-    /// Content that `open` gives from an offset on.
-    pub fn elsewhere<F>(open: impl Fn(u64) -> F + Send + Sync + 'static) -> Self
+    /// Content that `open` gives from an offset on; `place` is where it is, and empty if it is ours.
+    pub fn elsewhere<F>(place: &str, open: impl Fn(u64) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<ByteStream>> + Send + 'static,
     {
-        Content::Elsewhere(Arc::new(move |offset| Box::pin(open(offset))))
+        Content::Elsewhere { place: place.into(), open: Arc::new(move |offset| Box::pin(open(offset))) }
     }
 
     /// The content from byte `offset` on.
@@ -62,8 +67,25 @@ impl Content {
                 Ok(Box::pin(stream::iter((!rest.is_empty()).then_some(Ok(rest)))))
             }
             Content::Spool(spool) => Ok(from_reader(spool.reader(offset))),
-            Content::Elsewhere(open) => open(offset).await,
+            Content::Elsewhere { open, .. } => {
+                let content = self.clone();
+                let stream = open(offset).await.map_err(|e| self.fault(e))?;
+                Ok(Box::pin(stream.map_err(move |e| content.fault(e))))
+            }
         }
+    }
+
+    /// Where the content comes from; empty if it is ours.
+    pub(crate) fn place(&self) -> &str {
+        match self {
+            Content::Bytes(_) | Content::Spool(_) => "",
+            Content::Elsewhere { place, .. } => place,
+        }
+    }
+
+    /// `error` about the content itself: the place where it comes from is at fault, and not the one that it goes to.
+    pub(crate) fn fault(&self, error: Error) -> Error {
+        if self.place().is_empty() { error } else { error.at(self.place()) }
     }
 
     /// The content from byte `offset` on, opened when it is first read.

@@ -73,6 +73,16 @@ impl Place {
         })
     }
 
+    /// For messages: the repository, directory, file or engine, without a tag.
+    pub(crate) fn show(&self) -> String {
+        match self {
+            Place::Registry(repository) => repository.name().to_string(),
+            Place::Layout(layout) => layout.show(),
+            Place::Archive(archive) => archive.show(),
+            Place::Containerd(_, repository) => format!("containerd:{repository}"),
+        }
+    }
+
     /// What may be read here of an image.
     pub fn limits(&self) -> Limits {
         match self {
@@ -234,7 +244,7 @@ impl Place {
     /// A blob of this place, to be stored at another.
     pub fn content(&self, descriptor: &Descriptor) -> Content {
         let (place, descriptor) = (self.clone(), descriptor.clone());
-        Content::elsewhere(move |offset| {
+        Content::elsewhere(&self.show(), move |offset| {
             let (place, descriptor) = (place.clone(), descriptor.clone());
             async move { place.blob(&descriptor, offset).await }
         })

@@ -59,7 +59,7 @@ fn manifest(blobs: &[&Descriptor]) -> (Descriptor, Bytes) {
 fn noted(bytes: &Bytes) -> (Content, Arc<Mutex<Vec<u64>>>) {
     let (bytes, offsets) = (bytes.clone(), Arc::new(Mutex::new(Vec::new())));
     let noted = offsets.clone();
-    let content = Content::elsewhere(move |offset| {
+    let content = Content::elsewhere("from", move |offset| {
         noted.lock().unwrap().push(offset);
         let content = Content::Bytes(bytes.clone());
         async move { content.open(offset).await }
@@ -70,7 +70,7 @@ fn noted(bytes: &Bytes) -> (Content, Arc<Mutex<Vec<u64>>>) {
 /// Content that breaks off with an error after `length` bytes.
 fn broken(bytes: &Bytes, length: usize, error: Error) -> Content {
     let bytes = bytes.clone();
-    Content::elsewhere(move |offset| {
+    Content::elsewhere("from", move |offset| {
         let rest = bytes.slice(offset as usize..length);
         let pieces = vec![Ok(rest), Err(error.clone())];
         async move { Ok(Box::pin(stream::iter(pieces)) as ByteStream) }
@@ -261,7 +261,7 @@ async fn many_writers_of_one_blob_wait_for_each_other() {
     for containerd in Containerd::start_each("") {
         let (descriptor, bytes) = blob(1, 8 * MIB);
         let sent = Arc::new(AtomicU64::new(0));
-        let content = Content::elsewhere({
+        let content = Content::elsewhere("from", {
             let sent = sent.clone();
             move |offset| {
                 let (rest, sent) = (bytes.slice(offset as usize..), sent.clone());

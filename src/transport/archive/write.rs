@@ -155,11 +155,15 @@ async fn write(
     for descriptor in blobs {
         let mut reader = open(pending, old, &descriptor).await?;
         let watch = bar.clone();
-        tar = blocking(move || {
+        let content = pending.blobs.get(&descriptor.digest).map(|(_, content)| content);
+        let written = blocking(move || {
             tar.blob(&descriptor, &mut reader, &*watch)?;
             Ok(tar)
-        })
-        .await?;
+        });
+        tar = written.await.map_err(|e| match content {
+            Some(content) if e.kind() == Kind::Content => content.fault(e),
+            _ => e,
+        })?;
     }
     blocking(move || tar.finish()).await
 }

@@ -118,7 +118,7 @@ impl Ingest<'_> {
         }
         let mut feed = Feed::open(self.descriptor, content, start).await?;
         let mut position = start;
-        let mut piece = feed.next().await?;
+        let mut piece = feed.next().await.map_err(|e| content.fault(e))?;
         while let Some(data) = piece {
             let length = data.len() as u64;
             writer.send(WriteRequest { offset: number(position)?, data, ..request(WriteAction::Write) }).await;
@@ -126,7 +126,7 @@ impl Ingest<'_> {
             // The next piece is fetched and hashed while containerd writes this one.
             let (answer, next) = future::join(writer.answer(self.shared.stall), feed.next()).await;
             match answer? {
-                Ok(at) if at == position => piece = next?,
+                Ok(at) if at == position => piece = next.map_err(|e| content.fault(e))?,
                 Ok(at) => {
                     let digest = &self.descriptor.digest;
                     return Err(Error::failed(format!("{digest}: containerd is at byte {at} and not {position}")));
@@ -355,7 +355,7 @@ mod tests {
         ] {
             for split in [1 << 10, PIECE, usize::MAX] {
                 let bytes = Bytes::copy_from_slice(content);
-                let content = Content::elsewhere(move |offset| {
+                let content = Content::elsewhere("from", move |offset| {
                     let rest = bytes.slice(offset as usize..);
                     let pieces: Vec<_> = rest.chunks(split).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
                     async move { Ok(Box::pin(stream::iter(pieces)) as ByteStream) }

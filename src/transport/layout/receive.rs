@@ -35,6 +35,7 @@ impl Layout {
                 Err(error) => {
                     if error.kind() == Kind::Content {
                         receiver.file.disable_cleanup(false);
+                        return Err(content.fault(error));
                     }
                     return Err(error);
                 }

@@ -207,7 +207,8 @@ mod tests {
             (&["hel"], 2, &[], false),
         ] {
             let stream = stream::iter(content.iter().map(|p| Ok(Bytes::from_static(p.as_bytes()))));
-            let source = Content::elsewhere(move |_| std::future::ready(Ok(stream.clone().boxed() as ByteStream)));
+            let source =
+                Content::elsewhere("from", move |_| std::future::ready(Ok(stream.clone().boxed() as ByteStream)));
             let stream = Hashed::new(&source, &descriptor).from(0);
             let mut pieces = Pieces { stream, rest: BytesMut::new(), length };
             let mut seen = Vec::new();

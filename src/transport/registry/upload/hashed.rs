@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, Bytes};
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::super::lock;
 use crate::blob::Verifier;
@@ -33,6 +33,7 @@ impl Hashed {
     pub(super) fn from(&self, offset: u64) -> ByteStream {
         let known = lock(&self.states).iter().rev().find(|(at, _)| *at <= offset).cloned();
         let (start, verifier) = known.unwrap_or_else(|| (0, Verifier::new(&self.descriptor)));
+        let content = self.content.clone();
         let reader = Reader {
             stream: self.content.open_lazily(start),
             verifier: Some(verifier),
@@ -41,9 +42,13 @@ impl Hashed {
             held: None,
             states: self.states.clone(),
         };
-        Box::pin(stream::try_unfold(reader, |mut reader| async move {
-            Ok(reader.next().await?.map(|piece| (piece, reader)))
-        }))
+        Box::pin(
+            stream::try_unfold(
+                reader,
+                |mut reader| async move { Ok(reader.next().await?.map(|piece| (piece, reader))) },
+            )
+            .map_err(move |e| content.fault(e)),
+        )
     }
 
     /// Reads what was not read yet, and compares.
@@ -98,8 +103,6 @@ impl Reader {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use futures_util::TryStreamExt;
-
     use super::*;
     use crate::oci::digest::Digest;
 
@@ -115,7 +118,7 @@ mod tests {
     }
 
     fn content(pieces: &'static [&'static str]) -> Content {
-        Content::elsewhere(move |offset| async move {
+        Content::elsewhere("from", move |offset| async move {
             assert_eq!(offset, 0);
             Ok(Box::pin(stream::iter(pieces.iter().map(|p| Ok(Bytes::from_static(p.as_bytes()))))) as ByteStream)
         })
@@ -152,7 +155,7 @@ mod tests {
         let descriptor = Descriptor::new("x", Digest::of(&bytes), bytes.len() as u64).unwrap();
         let (all, read_from) = (Bytes::from(bytes.clone()), Arc::new(AtomicU64::new(0)));
         let opened = read_from.clone();
-        let content = Content::elsewhere(move |offset| {
+        let content = Content::elsewhere("from", move |offset| {
             opened.store(offset, Ordering::SeqCst);
             let rest = all.slice(offset as usize..);
             async move {
