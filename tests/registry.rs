@@ -328,6 +328,22 @@ async fn realms_that_nobody_should_ask() {
     }
 }
 
+#[tokio::test]
+async fn a_challenge_that_cannot_be_understood_is_quoted() {
+    for challenge in ["Bearer service=\"s\"", "Bearer realm=\"\"", "Bearer realm=\"http://[\"", "Negotiate", "=,\t=x"] {
+        for login in [true, false] {
+            let registry = Registry::start();
+            registry.fault(move |_, _| Some(Reply::new(401).header("www-authenticate", challenge)));
+            let client =
+                if login { client_with(&password(&registry, SECRET), |_| {}) } else { client_with("{}", |_| {}) };
+            let error = repository(&client, &registry, "a").manifest(&tag("1")).await.unwrap_err();
+            let (said, quoted) = (error.to_string(), format!("«{}»", challenge.replace('\t', "\\t")));
+            assert!(error.kind() == Kind::Denied && said.contains(&quoted), "{said}");
+            assert!(!said.contains("credentials") && error.hint_text().unwrap().contains("realm"), "{error:?}");
+        }
+    }
+}
+
 /// Where `elsewhere` is the storage that a registry redirects to.
 fn redirecting(registry: &Registry, elsewhere: &Registry, status: u16) {
     let target = elsewhere.url("");

@@ -3,6 +3,9 @@
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 use url::Url;
 
+/// Characters of a challenge that messages show.
+const SHOWN: usize = 200;
+
 /// A challenge that we can answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
@@ -33,7 +36,7 @@ impl Challenge {
                 match scheme.as_str() {
                     "basic" => Some(Challenge::Basic),
                     "bearer" => Some(Challenge::Bearer {
-                        realm: request.join(&get("realm")?).ok()?,
+                        realm: request.join(&get("realm").filter(|realm| !realm.is_empty())?).ok()?,
                         service: get("service"),
                         scope: get("scope"),
                     }),
@@ -41,6 +44,18 @@ impl Challenge {
                 }
             })
     }
+}
+
+/// What `headers` ask for if nothing in it can be answered, for messages; `None` if something can, or nothing is asked for.
+pub(super) fn not_understood(headers: &HeaderMap, request: &Url) -> Option<String> {
+    let values: Vec<_> =
+        headers.get_all(WWW_AUTHENTICATE).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    if values.is_empty() || Challenge::from_headers(headers, request).is_some() {
+        return None;
+    }
+    let all = values.join(", ");
+    let rest = if all.chars().nth(SHOWN).is_some() { "…" } else { "" };
+    Some(all.chars().take(SHOWN).collect::<String>() + rest)
 }
 
 type Parsed = (String, Vec<(String, String)>);
@@ -138,6 +153,7 @@ mod tests {
             (&["Bearer realm=\"/token\""], bearer("https://r.io/token", None, None)),
             (&["Bearer realm=\"https://a.io/\\\"t"], bearer("https://a.io/\"t", None, None)),
             (&["Bearer service=\"s\""], None),
+            (&["Bearer realm=\"\",service=\"s\""], None),
             (&["Bearer realm=\"http://[\""], None),
             (&["=,=\"\",,\u{e9}=x"], None),
             (&[""], None),
@@ -146,6 +162,27 @@ mod tests {
             assert_eq!(read(values), expected, "{values:?}");
         }
         assert!(read(&[&format!("Bearer realm=\"{}\"", "a".repeat(1 << 20))]).is_some());
+    }
+
+    #[test]
+    fn what_cannot_be_answered_is_shown_within_limits() {
+        let long = format!("Bearer {}", "\u{e9}".repeat(1 << 20));
+        let short = format!("Bearer {}…", "\u{e9}".repeat(SHOWN - 7));
+        for (values, expected) in [
+            (&[][..], None),
+            (&[&b"Basic"[..]], None),
+            (&[b"Bearer x", b"Basic"], None),
+            (&[b"Bearer"], Some("Bearer")),
+            (&[b"Negotiate", b"Bearer realm=\"\""], Some("Negotiate, Bearer realm=\"\"")),
+            (&[b""], Some("")),
+            (&[b"Bearer \xff"], Some("Bearer \u{fffd}")),
+            (&[long.as_bytes()], Some(short.as_str())),
+        ] {
+            let value = |value: &&[u8]| (WWW_AUTHENTICATE, HeaderValue::from_bytes(value).unwrap());
+            let headers: HeaderMap = values.iter().map(value).collect();
+            let shown = not_understood(&headers, &Url::parse("https://r.io/v2/").unwrap());
+            assert_eq!(shown.as_deref(), expected, "{values:?}");
+        }
     }
 
     proptest! {

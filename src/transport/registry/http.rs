@@ -13,7 +13,7 @@ use reqwest::{Method, Response};
 use url::{Host, Url};
 
 use super::auth::{self, Access, Authorization};
-use super::challenge::Challenge;
+use super::challenge::{self, Challenge};
 use super::mirrors::{Settings, Tls};
 use super::origin::{Origin, Reach, allow_hop, redacted};
 use super::refusal::Refusal;
@@ -151,8 +151,15 @@ pub(super) async fn send(
             .headers()
             .get(RETRY_AFTER)
             .and_then(|value| retry::retry_after(value.to_str().ok()?, SystemTime::now()));
+        // What was answered already was understood.
+        let challenge = match access {
+            Some(_) if status == 401 && at_home && authorization.is_none() => {
+                challenge::not_understood(response.headers(), response.url())
+            }
+            _ => None,
+        };
         let mut refusal = Box::new(Refusal::read(response, shared.options.stall).await);
-        refusal.asked = asked;
+        (refusal.asked, refusal.challenge) = (asked, challenge);
         // Another host, such as the storage behind a registry, was never shown the credentials.
         if let Some(access) = access.filter(|_| at_home)
             && matches!(status.as_u16(), 401 | 403 | 429)

@@ -23,6 +23,8 @@ pub(super) struct Refusal {
     url: Url,
     /// Where the credentials came from that were refused.
     pub(super) login: Option<String>,
+    /// The challenge, if it is none that can be answered.
+    pub(super) challenge: Option<String>,
     /// Whether the request carried a token, and not the credentials themselves.
     pub(super) token: bool,
     /// The registry that refused, for hints about logging in.
@@ -50,6 +52,7 @@ impl Refusal {
             message,
             url: response.url().clone(),
             login: None,
+            challenge: None,
             token: false,
             registry: None,
             asked: None,
@@ -91,6 +94,13 @@ impl Refusal {
         let status = self.status.as_u16();
         let said = self.said();
         let registry = self.registry.as_deref().unwrap_or_default();
+        if let Some(challenge) = &self.challenge {
+            let wants = format!("{what}: the registry wants a login (401) by a challenge that cannot be understood");
+            return Error::new(Kind::Denied, format!("{wants}: «{challenge}»{said}")).hint(
+                "it should be Basic, or Bearer with the URL of a token service as its realm; check the registry's \
+                 configuration, and whether a proxy in between changes its answers",
+            );
+        }
         match (status, &self.login) {
             (401, Some(login)) if !self.token => {
                 Error::new(Kind::Denied, format!("{what}: the credentials from {login} were refused (401){said}"))
