@@ -222,7 +222,23 @@ fn a_lock_is_waited_for_and_goes_with_its_process() {
     flock.arg(&lock).args(["sh", "-c", "echo; exec sleep 60"]).stdout(Stdio::piped()).process_group(0);
     let mut holder = flock.spawn().unwrap();
     holder.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
-    let run = capatch(["copy", &scene.reference("src:3.9"), &scene.reference("dst:new")]);
+    let (source, to) = (scene.reference("src:3.9"), scene.reference("dst:new"));
+    // An archive has the lock of its directory.
+    let directory = scene.path("archives");
+    fs::create_dir(&directory).unwrap();
+    let archive = format!("oci-archive:{}:1", directory.join("a.tar").display());
+    let directory = fs::File::open(directory).unwrap();
+    directory.lock().unwrap();
+    let file = scene.path("sync.yaml");
+    fs::write(&file, format!("version: 1\nimages: [{{source: '{source}', destination: '{to}'}}]\n")).unwrap();
+    for arguments in [&["copy", &source, &to][..], &["copy", &source, &archive], &["sync", file.to_str().unwrap()]] {
+        let begin = Instant::now();
+        let said = start(capatch([arguments, &["--lock-timeout", "0"]].concat()));
+        assert!(said.code == 1 && begin.elapsed() < Duration::from_secs(20), "{said:?}");
+        let told = format!("{}{}", said.stdout, said.stderr);
+        assert!(told.contains("is locked by another run") && told.contains("hint: raise --lock-timeout"), "{said:?}");
+    }
+    let run = capatch(["copy", &source, &to]);
     let run = std::thread::spawn(move || start(run));
     std::thread::sleep(Duration::from_millis(2500));
     assert!(!run.is_finished());

@@ -14,6 +14,7 @@ use capatch::error::Result;
 use capatch::limits::Limits;
 use capatch::oci::digest::Digest;
 use capatch::oci::reference::Target;
+use capatch::transport::LOCK_TIMEOUT;
 use capatch::transport::layout::Layout;
 use common::image::{Content, Image, Scene, leftovers};
 use common::library::{copied, patched, transports};
@@ -129,7 +130,7 @@ impl World {
     /// What the tag names.
     fn tagged(&self) -> String {
         if self.is_to_layout() {
-            let layout = Layout::new(self.scene.path("dst"), Limits::default());
+            let layout = Layout::new(self.scene.path("dst"), Limits::default(), LOCK_TIMEOUT);
             let (descriptor, _) = layout.resolve(Some(&Target::Tag("1".into()))).unwrap().unwrap();
             return descriptor.digest.to_string();
         }

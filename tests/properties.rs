@@ -33,6 +33,7 @@ use capatch::oci::descriptor::Descriptor;
 use capatch::oci::digest::{Algorithm, Hasher};
 use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
 use capatch::oci::reference::Target;
+use capatch::transport::LOCK_TIMEOUT;
 use capatch::transport::layout::Layout;
 use common::cli::{capatch, ok, start};
 use common::image::{Image, NGINX, Opened, Packing, Scene, leftovers};
@@ -140,7 +141,7 @@ proptest! {
         }
         let (was, is) = (blobs(&layout), blobs(&scene.path("dst")));
         prop_assert_eq!(is, was);
-        let (_, bytes) = Layout::new(scene.path("dst"), Limits::default()).resolve(Some(&Target::Tag("1".into()))).unwrap().unwrap();
+        let (_, bytes) = Layout::new(scene.path("dst"), Limits::default(), LOCK_TIMEOUT).resolve(Some(&Target::Tag("1".into()))).unwrap().unwrap();
         prop_assert_eq!(bytes, text);
     }
 }

@@ -532,7 +532,14 @@ fn a_job_and_a_schema_are_printed_without_any_request() {
     let mirror = Mirror::new();
     let file = mirror.file(ALL);
     let job = ok(["sync", &file, "--kubernetes-job", "--image", "r.io/capatch:1", "--shards", "5"]);
-    for words in ["completions: 5", "--shard=auto", "sync.yaml: |", "r.io/capatch:1", "- \"--max-wait=60\""] {
+    for words in [
+        "completions: 5",
+        "--shard=auto",
+        "sync.yaml: |",
+        "r.io/capatch:1",
+        "- \"--max-wait=60\"",
+        "- \"--lock-timeout=60\"",
+    ] {
         assert!(job.stdout.contains(words), "{words} in {}", job.stdout);
     }
     run(["sync", &file, "--kubernetes-job", "--image", "r.io/capatch:1"]).failed(2, &["--shards"]);

@@ -32,7 +32,7 @@ use crate::limits::{Depth, Limits, Size};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::transport::registry::{Client, Options};
-use crate::transport::{Place, Root, Transports, containerd};
+use crate::transport::{LOCK_TIMEOUT, Place, Root, Transports, containerd};
 
 const ABOUT: &str =
     "Set a Linux file capability on a program inside an OCI image that already exists, and publish the result.";
@@ -126,6 +126,9 @@ struct Common {
     /// How deep indexes may be nested, 1 to 64 [default: 8]
     #[arg(long, global = true, value_name = "N", value_parser = parse_depth, help_heading = "Limits")]
     max_depth: Option<Depth>,
+    /// How long to wait for another run that writes the same layout or archive, in seconds; 0 is not at all
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = LOCK_TIMEOUT.as_secs(), help_heading = "Layouts and archives")]
+    lock_timeout: u64,
     /// The socket of containerd, for containerd:NAME [default: CONTAINERD_ADDRESS or /run/containerd/containerd.sock]
     #[arg(long, global = true, value_name = "SOCKET", help_heading = "Engines")]
     containerd_address: Option<PathBuf>,
@@ -168,7 +171,8 @@ impl Common {
                 .unwrap_or_else(|| "default".to_owned()),
         };
         let docker = std::env::var("DOCKER_HOST").unwrap_or_default();
-        Ok(Transports { registries, containerd, docker, limits })
+        let lock_timeout = Duration::from_secs(self.lock_timeout);
+        Ok(Transports { registries, containerd, docker, limits, lock_timeout })
     }
 
     fn limits(&self) -> Limits {

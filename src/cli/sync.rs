@@ -163,6 +163,7 @@ fn job(arguments: &Arguments, common: &Common, text: &str, spec: &Spec) -> Resul
         format!("--images={}", arguments.images),
         format!("--jobs={}", common.jobs),
         format!("--max-wait={}", common.max_wait),
+        format!("--lock-timeout={}", common.lock_timeout),
     ];
     given.extend(common.max_unpacked.map(|Size(size)| format!("--max-unpacked={size}")));
     given.extend(common.max_ratio.map(|ratio| format!("--max-ratio={ratio}")));

@@ -20,8 +20,8 @@ pub(super) const TEMPORARY: &str = ".capatch-";
 /// arrived of a large blob is worth more, and where there are no locks, age is all that tells.
 const GARBAGE_AGE: Duration = Duration::from_secs(60);
 const UNFINISHED_AGE: Duration = Duration::from_secs(24 * 3600);
-/// How long a lock is waited for (faults.md F5).
-pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+/// How long another run's lock is waited for if nobody says otherwise (faults.md F5).
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longer than writing an index takes.
 const LOCK_TURN: Duration = Duration::from_secs(2);
 
@@ -71,19 +71,19 @@ pub(super) fn publish(file: NamedTempFile, path: &Path) -> Result<()> {
     File::open(parent).and_then(|directory| directory.sync_all()).map_err(|e| error(&e))
 }
 
-/// Locks the layout in `directory`.
-pub(super) fn lock(directory: &Path) -> Result<File> {
+/// Locks the layout in `directory`, and waits for `timeout` at most.
+pub(super) fn lock(directory: &Path, timeout: Duration) -> Result<File> {
     let path = directory.join(LOCK);
     let error = |e: &io::Error| Error::io(format!("cannot lock {}", path.display()), e);
     // Neither a link to elsewhere nor a named pipe is a lock.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let mut options = File::options();
     let file = options.create(true).truncate(false).write(true).custom_flags(flags).open(&path);
-    hold(file.map_err(|e| error(&e))?, &path, LOCK_PATIENCE)
+    hold(file.map_err(|e| error(&e))?, &path, timeout)
 }
 
-/// Locks `file` for as long as it lives, and waits for `patience` at most. Where there are no locks it is not locked.
-pub(super) fn hold(file: File, path: &Path, patience: Duration) -> Result<File> {
+/// Locks `file` for as long as it lives, and waits for `timeout` at most. Where there are no locks it is not locked.
+pub(super) fn hold(file: File, path: &Path, timeout: Duration) -> Result<File> {
     let start = Instant::now();
     let mut told = false;
     loop {
@@ -91,13 +91,13 @@ pub(super) fn hold(file: File, path: &Path, patience: Duration) -> Result<File> 
             Ok(()) => return Ok(file),
             Err(fs::TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => return Ok(file),
             Err(fs::TryLockError::Error(e)) => return Err(Error::io(format!("cannot lock {}", path.display()), &e)),
-            Err(fs::TryLockError::WouldBlock) if start.elapsed() > patience => {
+            Err(fs::TryLockError::WouldBlock) if start.elapsed() >= timeout => {
                 let message = format!("{} is locked by {}", path.display(), holder(&file));
-                return Err(Error::failed(message)
-                    .hint("wait for it to end, or end it: the lock goes with it, and nothing is to be removed"));
+                return Err(Error::failed(message).hint(
+                    "raise --lock-timeout, or end that run: the lock goes with it, and nothing is to be removed",
+                ));
             }
             Err(fs::TryLockError::WouldBlock) => {
-                // Images of this run take turns too, each for a moment.
                 if !told && start.elapsed() > LOCK_TURN {
                     tracing::warn!("waiting for {} to release {}", holder(&file), path.display());
                     told = true;
@@ -182,15 +182,18 @@ mod tests {
     #[test]
     fn a_lock_that_nobody_gives_back_is_waited_for_no_longer_than_that() {
         let directory = tempfile::tempdir().unwrap();
-        let held = lock(directory.path()).unwrap();
-        let path = directory.path().join(LOCK);
-        let again = || hold(File::options().write(true).open(&path).unwrap(), &path, Duration::from_millis(100));
-        let error = again().unwrap_err();
+        let held = lock(directory.path(), LOCK_TIMEOUT).unwrap();
         let process = format!("(process {})", std::process::id());
-        assert!(error.to_string().contains(LOCK) && error.to_string().contains(&process), "{error}");
-        assert!(error.hint_text().unwrap().contains("the lock goes with it"));
+        for timeout in [Duration::ZERO, Duration::from_millis(100)] {
+            let start = Instant::now();
+            let error = lock(directory.path(), timeout).unwrap_err();
+            assert!((timeout..LOCK_TURN).contains(&start.elapsed()), "{timeout:?}: {:?}", start.elapsed());
+            assert!(error.to_string().contains(LOCK) && error.to_string().contains(&process), "{error}");
+            let hint = error.hint_text().unwrap();
+            assert!(hint.contains("--lock-timeout") && hint.contains("the lock goes with it"), "{hint}");
+        }
         drop(held);
-        again().unwrap();
+        lock(directory.path(), Duration::ZERO).unwrap();
     }
 
     // faults.md F24

@@ -23,6 +23,7 @@ use crate::archive::compression::from_io;
 use crate::blob::Spool;
 use crate::error::{Error, Result};
 
+pub use durable::LOCK_TIMEOUT;
 pub use place::{Place, Root, Transports};
 pub use read::{FOREIGN, retried};
 pub use threads::blocking;

@@ -1,6 +1,7 @@
 //! Any place an image can live: a closed set, so an enum and a `match`, with the same verbs for each.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -43,6 +44,8 @@ pub struct Transports {
     pub docker: String,
     /// What is read of an image may take up; those of the registries are their own.
     pub limits: Limits,
+    /// How long another run's lock on a layout or an archive is waited for; zero is not at all.
+    pub lock_timeout: Duration,
 }
 
 /// A manifest or index as it was found: its descriptor, its bytes, and what they mean.
@@ -59,16 +62,19 @@ pub struct Root {
 impl Place {
     /// The place that `reference` names; nothing is contacted yet.
     pub fn of(reference: &Reference, transports: &Transports) -> Result<Self> {
+        let Transports { limits, lock_timeout, .. } = *transports;
         Ok(match reference {
             Reference::Registry { repository, .. } => Place::Registry(transports.registries.repository(repository)?),
-            Reference::Layout { path, .. } => Place::Layout(Layout::new(path, transports.limits)),
-            Reference::Archive { format, path, .. } => Place::Archive(Archive::new(path, *format, transports.limits)),
+            Reference::Layout { path, .. } => Place::Layout(Layout::new(path, limits, lock_timeout)),
+            Reference::Archive { format, path, .. } => {
+                Place::Archive(Archive::new(path, *format, limits, lock_timeout))
+            }
             Reference::Containerd { repository, .. } => {
-                Place::Containerd(Containerd::new(transports.containerd.clone(), transports.limits), repository.clone())
+                Place::Containerd(Containerd::new(transports.containerd.clone(), limits), repository.clone())
             }
             Reference::Daemon { repository, .. } => {
-                let engine = Engine::new(&transports.docker, transports.limits)?;
-                Place::Archive(Archive::of_engine(engine, repository.clone(), transports.limits))
+                let engine = Engine::new(&transports.docker, limits)?;
+                Place::Archive(Archive::of_engine(engine, repository.clone(), limits))
             }
         })
     }

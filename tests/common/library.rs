@@ -12,7 +12,7 @@ use capatch::patch;
 use capatch::profile::PROFILES;
 use capatch::progress::{Progress, Silent};
 use capatch::transport::registry::{Client, Options};
-use capatch::transport::{Place, Transports, containerd};
+use capatch::transport::{LOCK_TIMEOUT, Place, Transports, containerd};
 
 use super::image::Scene;
 use super::registry::Registry;
@@ -37,7 +37,13 @@ pub fn transports(scene: &Scene, registries: &[&Registry]) -> Transports {
         ..Options::default()
     });
     let containerd = containerd::Options { address: scene.path("none"), namespace: "none".into() };
-    Transports { registries: registries.unwrap(), containerd, docker: String::new(), limits: Limits::default() }
+    Transports {
+        registries: registries.unwrap(),
+        containerd,
+        docker: String::new(),
+        limits: Limits::default(),
+        lock_timeout: LOCK_TIMEOUT,
+    }
 }
 
 /// Runs `work` from one place to another, and ends the writing.

@@ -6,6 +6,7 @@ use std::io::{self, BufReader, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lzma_rust2::XzReader;
 use rustix::fs::{Access, OFlags, access};
@@ -17,7 +18,7 @@ use crate::blob::{Spool, SpoolWriter};
 use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
 use crate::oci::media_type::Compression;
-use crate::transport::durable::{LOCK_PATIENCE, hold, publish, remove_garbage, temporary};
+use crate::transport::durable::{hold, publish, remove_garbage, temporary};
 
 const XZ: &[u8] = b"\xfd7zXZ\0";
 const HEAD: usize = 512;
@@ -222,8 +223,8 @@ fn directory_of(path: &Path) -> PathBuf {
 
 /// Where a new archive goes: a temporary file beside the old one, or standard output.
 pub(super) enum Sink {
-    /// Not visible under its name yet; the name, and which file has it now.
-    File(NamedTempFile, PathBuf, Option<Identity>),
+    /// Not visible under its name yet; the name, which file has it now, and how long a lock is waited for.
+    File(NamedTempFile, PathBuf, Option<Identity>, Duration),
     /// Standard output.
     Pipe(File),
     /// A Docker engine.
@@ -232,7 +233,7 @@ pub(super) enum Sink {
 
 impl Sink {
     /// `old` is the file that was read, and is to be replaced.
-    pub(super) fn new(path: &Path, old: Option<Identity>) -> Result<Self> {
+    pub(super) fn new(path: &Path, old: Option<Identity>, lock_timeout: Duration) -> Result<Self> {
         check_writable(path)?;
         if is_pipe(path) {
             let stdout = io::stdout().as_fd().try_clone_to_owned();
@@ -248,7 +249,7 @@ impl Sink {
                 .set_permissions(metadata.permissions())
                 .map_err(|e| Error::io(format!("cannot write {}", path.display()), &e))?;
         }
-        Ok(Sink::File(file, path, old))
+        Ok(Sink::File(file, path, old, lock_timeout))
     }
 
     /// Makes what was written durable and gives it its name. `false`: somebody changed the old file meanwhile, and
@@ -257,10 +258,10 @@ impl Sink {
         match self {
             Sink::Pipe(_) => Ok(true),
             Sink::Engine(pipe) => pipe.finish().map(|()| true),
-            Sink::File(file, path, old) => {
+            Sink::File(file, path, old, lock_timeout) => {
                 // The directory is locked, and not a file beside the archive, which nobody would ever remove.
                 let directory = directory_of(&path);
-                let _lock = File::open(&directory).ok().map(|it| hold(it, &directory, LOCK_PATIENCE)).transpose()?;
+                let _lock = File::open(&directory).ok().map(|it| hold(it, &directory, lock_timeout)).transpose()?;
                 let now = Identity::at(&path);
                 if now != old && now.is_some_and(|now| !now.is_empty_file()) {
                     return Ok(false);

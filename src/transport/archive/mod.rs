@@ -16,6 +16,7 @@ use std::collections::HashSet;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -44,6 +45,7 @@ struct Shared {
     path: PathBuf,
     format: Format,
     limits: Limits,
+    lock_timeout: Duration,
     /// Where the archive comes from and goes to instead of a file.
     engine: Option<engine::Attached>,
     /// The file as it was found, once it was looked at.
@@ -70,12 +72,13 @@ enum Images {
 
 impl Archive {
     /// The archive in `path`; `-` is standard input when it is read and standard output when it is written. Nothing is
-    /// opened yet.
-    pub fn new(path: impl Into<PathBuf>, format: Format, limits: Limits) -> Self {
+    /// opened yet. Another run's lock is waited for for `lock_timeout`.
+    pub fn new(path: impl Into<PathBuf>, format: Format, limits: Limits, lock_timeout: Duration) -> Self {
         Archive(Arc::new(Shared {
             path: path.into(),
             format,
             limits,
+            lock_timeout,
             engine: None,
             opened: Mutex::default(),
             pending: Mutex::default(),
@@ -88,6 +91,7 @@ impl Archive {
             path: PathBuf::new(),
             format: Format::Oci,
             limits,
+            lock_timeout: Duration::ZERO,
             engine: Some(engine::Attached::new(engine, repository)),
             opened: Mutex::default(),
             pending: Mutex::default(),

@@ -12,6 +12,7 @@ use crate::oci::digest::{Algorithm, Hasher};
 use crate::oci::manifest::Document;
 use crate::oci::media_type::{self, Compression};
 use crate::progress::Silent;
+use crate::transport::LOCK_TIMEOUT;
 use crate::transport::layout::index::{CONTAINERD_NAME, MARKER_CONTENT};
 
 struct Scene(tempfile::TempDir);
@@ -25,7 +26,7 @@ impl Scene {
     }
     fn archive(&self, bytes: &[u8]) -> Archive {
         fs::write(self.path("a.tar"), bytes).unwrap();
-        Archive::new(self.path("a.tar"), Format::Oci, Limits::default())
+        Archive::new(self.path("a.tar"), Format::Oci, Limits::default(), LOCK_TIMEOUT)
     }
     fn left(&self) -> usize {
         fs::read_dir(self.0.path()).unwrap().count()
@@ -156,8 +157,9 @@ fn what_is_no_archive_is_told_so() {
         assert_eq!(error.kind(), Kind::Content, "{what}: {error}");
         assert!(error.to_string().contains(words) && error.to_string().contains("a.tar"), "{what}: {error}");
         if !bytes.is_empty() {
-            let refused =
-                Archive::new(scene.path("a.tar"), Format::Oci, Limits::default()).check_writable().unwrap_err();
+            let refused = Archive::new(scene.path("a.tar"), Format::Oci, Limits::default(), LOCK_TIMEOUT)
+                .check_writable()
+                .unwrap_err();
             assert_eq!(refused.kind(), Kind::DestinationRefused, "{what}: {refused}");
         }
     }
@@ -169,16 +171,18 @@ fn what_is_no_archive_is_told_so() {
     assert!(hint.contains("a.tar:1") && hint.contains("a.tar:2"), "{hint}");
     assert_eq!(archive.names().unwrap(), ["1", "2"]);
 
-    assert!(Archive::new(scene.path("none"), Format::Oci, Limits::default()).resolve(None).unwrap().is_none());
+    assert!(
+        Archive::new(scene.path("none"), Format::Oci, Limits::default(), LOCK_TIMEOUT).resolve(None).unwrap().is_none()
+    );
     assert_eq!(
-        Archive::new(scene.0.path(), Format::Oci, Limits::default()).resolve(None).unwrap_err().kind(),
+        Archive::new(scene.0.path(), Format::Oci, Limits::default(), LOCK_TIMEOUT).resolve(None).unwrap_err().kind(),
         Kind::Content
     );
     let fifo = scene.path("fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
     for odd in [fifo.as_path(), Path::new("/dev/null")] {
         assert_eq!(
-            Archive::new(odd, Format::Oci, Limits::default()).resolve(None).unwrap_err().kind(),
+            Archive::new(odd, Format::Oci, Limits::default(), LOCK_TIMEOUT).resolve(None).unwrap_err().kind(),
             Kind::Content,
             "{odd:?}"
         );
@@ -194,7 +198,7 @@ fn damage_is_noticed_or_harmless() {
         let tar = crate::blob::Spool::of_file(file.try_clone().unwrap(), length as u64);
         let opened = Opened::new(Source { tar, compressed: false, identity: None }, Limits::default())
             .map(|opened| Some(Arc::new(opened)));
-        let archive = Archive::new("damaged.tar", Format::Oci, Limits::default());
+        let archive = Archive::new("damaged.tar", Format::Oci, Limits::default(), LOCK_TIMEOUT);
         *archive.0.opened.lock().unwrap() = Some(opened);
         read(&archive, None)
     };
@@ -236,7 +240,7 @@ fn record(archive: &Archive, image: &Image, name: &str) {
 }
 
 async fn write(path: &Path, images: &[(&Image, &str)]) -> Result<()> {
-    let archive = Archive::new(path, Format::Oci, Limits::default());
+    let archive = Archive::new(path, Format::Oci, Limits::default(), LOCK_TIMEOUT);
     images.iter().for_each(|(image, name)| record(&archive, image, name));
     archive.finish(&(Arc::new(Silent) as Arc<dyn Progress>)).await
 }
@@ -262,7 +266,7 @@ async fn what_is_written_is_read_again_and_keeps_what_was_there() {
     assert!(fs::read(&path).unwrap() == first, "written again, same bytes");
     assert_eq!(scene.left(), 1, "nothing is left behind");
 
-    let archive = Archive::new(&path, Format::Docker, Limits::default());
+    let archive = Archive::new(&path, Format::Docker, Limits::default(), LOCK_TIMEOUT);
     assert_eq!(read(&archive, Some(&tag("kong:3.9"))).unwrap()[0], one.manifest.digest);
     assert_eq!(read(&archive, Some(&tag("3.10"))).unwrap()[0], many.manifest.digest);
     assert_eq!(archive.names().unwrap(), ["docker.io/library/kong:3.9", "docker.io/library/kong:3.10"]);
@@ -281,7 +285,7 @@ async fn what_is_written_is_read_again_and_keeps_what_was_there() {
     // A name moves: what only the old image had goes.
     let two = image("two", "amd64");
     write(&path, &[(&two, "3.9")]).await.unwrap();
-    let archive = Archive::new(&path, Format::Oci, Limits::default());
+    let archive = Archive::new(&path, Format::Oci, Limits::default(), LOCK_TIMEOUT);
     assert_eq!(read(&archive, Some(&tag("3.9"))).unwrap()[0], two.manifest.digest);
     assert_eq!(read(&archive, Some(&tag("3.10"))).unwrap()[0], many.manifest.digest);
     assert_eq!(archive.open(&one.manifest.digest, 0).err().unwrap().kind(), Kind::NotFound);
@@ -297,7 +301,7 @@ async fn images_of_docker_and_flat_ones_are_kept() {
     let (one, two, three) = (image("one", "amd64"), image("two", "arm64"), image("three", "amd64"));
     let old = read(&scene.archive(&tar(&docker_save(&one, true))), None).unwrap();
     write(&scene.path("a.tar"), &[(&two, "two")]).await.unwrap();
-    let archive = Archive::new(scene.path("a.tar"), Format::Oci, Limits::default());
+    let archive = Archive::new(scene.path("a.tar"), Format::Oci, Limits::default(), LOCK_TIMEOUT);
     assert_eq!(read(&archive, Some(&tag("kong:3.9"))).unwrap(), old);
     assert_eq!(read(&archive, Some(&tag("two"))).unwrap()[0], two.manifest.digest);
 
@@ -336,7 +340,7 @@ async fn names_too_long_for_a_header_are_read_by_others_too() {
     one.blobs[1].0 = long.clone();
     write(&scene.path("long.tar"), &[(&one, "3.9")]).await.unwrap();
     assert_eq!(
-        read(&Archive::new(scene.path("long.tar"), Format::Oci, Limits::default()), None).unwrap()[0],
+        read(&Archive::new(scene.path("long.tar"), Format::Oci, Limits::default(), LOCK_TIMEOUT), None).unwrap()[0],
         one.manifest.digest
     );
     let mut other = ::tar::Archive::new(fs::File::open(scene.path("long.tar")).unwrap());
@@ -350,7 +354,7 @@ async fn a_delta_leaves_out_what_is_known_and_says_since_what() {
     let scene = Scene::new();
     let (one, two) = (image("one", "amd64"), image("two", "amd64"));
     let path = scene.path("delta.tar");
-    let archive = Archive::new(&path, Format::Oci, Limits::default());
+    let archive = Archive::new(&path, Format::Oci, Limits::default(), LOCK_TIMEOUT);
     let known: HashSet<Digest> = one.blobs.iter().map(|(descriptor, _)| descriptor.digest.clone()).collect();
     let shared = &two.blobs[2].0;
     assert!(known.contains(&shared.digest));
@@ -373,7 +377,7 @@ async fn many_writers_lose_no_image() {
     let writers = (0..6).map(|i| {
         let (path, image) = (path.clone(), image(&i.to_string(), "amd64"));
         tokio::spawn(async move {
-            let archive = Archive::new(&path, Format::Oci, Limits::default());
+            let archive = Archive::new(&path, Format::Oci, Limits::default(), LOCK_TIMEOUT);
             assert!(archive.resolve(Some(&tag("x"))).unwrap().is_none(), "looked at before the others wrote");
             record(&archive, &image, &i.to_string());
             archive.finish(&(Arc::new(Silent) as Arc<dyn Progress>)).await.unwrap();
@@ -382,7 +386,7 @@ async fn many_writers_lose_no_image() {
     for writer in writers.collect::<Vec<_>>() {
         writer.await.unwrap();
     }
-    assert_eq!(Archive::new(&path, Format::Oci, Limits::default()).names().unwrap().len(), 6);
+    assert_eq!(Archive::new(&path, Format::Oci, Limits::default(), LOCK_TIMEOUT).names().unwrap().len(), 6);
     assert_eq!(scene.left(), 1);
 }
 

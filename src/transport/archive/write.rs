@@ -110,7 +110,8 @@ async fn load(archive: &Archive, to: &Attached, pending: &Pending, progress: &Ar
 async fn replace(archive: &Archive, pending: &Pending, place: &str, progress: &Arc<dyn Progress>) -> Result<bool> {
     let (old, plan) = planned(archive, pending).await?;
     let (path, identity) = (archive.0.path.clone(), old.as_ref().and_then(|old| old.identity.clone()));
-    let sink = blocking(move || Sink::new(&path, identity)).await?;
+    let lock_timeout = archive.0.lock_timeout;
+    let sink = blocking(move || Sink::new(&path, identity, lock_timeout)).await?;
     write(plan, sink, pending, old.as_ref(), progress, place).await
 }
 

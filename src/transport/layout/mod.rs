@@ -11,6 +11,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::fs::{Access, Mode, OFlags, access, openat};
@@ -31,12 +33,15 @@ use crate::transport::durable::{LOCK, TEMPORARY, lock, publish, read_limited, re
 pub struct Layout {
     path: PathBuf,
     limits: Limits,
+    lock_timeout: Duration,
+    /// Images of one run take turns, however short they are to wait for other runs.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Layout {
-    /// The layout in `path`; nothing is looked at yet.
-    pub fn new(path: impl Into<PathBuf>, limits: Limits) -> Self {
-        Layout { path: path.into(), limits }
+    /// The layout in `path`; nothing is looked at yet. Another run's lock is waited for for `lock_timeout`.
+    pub fn new(path: impl Into<PathBuf>, limits: Limits, lock_timeout: Duration) -> Self {
+        Layout { path: path.into(), limits, lock_timeout, turn: Arc::default() }
     }
 
     /// Whether both name one directory.
@@ -231,7 +236,9 @@ impl Layout {
     pub fn tag(&self, tag: &str, descriptor: &Descriptor) -> Result<()> {
         let mut entry = Descriptor::new(&descriptor.media_type, descriptor.digest.clone(), descriptor.size)?;
         entry.set_annotation(REF_NAME, tag)?;
-        let _lock = lock(&self.path)?;
+        let begin = Instant::now();
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _lock = lock(&self.path, self.lock_timeout.saturating_sub(begin.elapsed()))?;
         let path = self.path.join(INDEX);
         for _ in 0..100 {
             let before = self.index_bytes()?;
@@ -299,6 +306,7 @@ impl Layout {
 mod tests {
     use super::*;
     use crate::oci::media_type;
+    use crate::transport::LOCK_TIMEOUT;
 
     fn image(bytes: &[u8]) -> Descriptor {
         Descriptor::new(media_type::OCI_MANIFEST, Digest::of(bytes), bytes.len() as u64).unwrap()
@@ -306,7 +314,7 @@ mod tests {
 
     fn layout() -> (tempfile::TempDir, Layout) {
         let directory = tempfile::tempdir().unwrap();
-        let layout = Layout::new(directory.path().join("kong"), Limits::default());
+        let layout = Layout::new(directory.path().join("kong"), Limits::default(), LOCK_TIMEOUT);
         layout.prepare().unwrap();
         (directory, layout)
     }
@@ -380,13 +388,19 @@ mod tests {
     #[test]
     fn many_writers_lose_no_tag() {
         let (_directory, layout) = layout();
-        std::thread::scope(|scope| {
-            for writer in 0..8 {
-                let layout = &layout;
-                scope.spawn(move || (0..5).for_each(|i| layout.tag(&format!("{writer}-{i}"), &image(b"x")).unwrap()));
-            }
-        });
-        assert_eq!(layout.tags().unwrap().len(), 40);
+        let write = |layouts: [Layout; 8], name: &str| {
+            std::thread::scope(|scope| {
+                for (writer, layout) in layouts.into_iter().enumerate() {
+                    let tag = move |i| layout.tag(&format!("{name}-{writer}-{i}"), &image(b"x")).unwrap();
+                    scope.spawn(move || (0..5).for_each(tag));
+                }
+            });
+        };
+        write(std::array::from_fn(|_| Layout::new(&layout.path, Limits::default(), LOCK_TIMEOUT)), "runs");
+        // Of one run, they wait for each other though they wait for no other run (faults.md F5).
+        let impatient = Layout::new(&layout.path, Limits::default(), Duration::ZERO);
+        write(std::array::from_fn(|_| impatient.clone()), "images");
+        assert_eq!(layout.tags().unwrap().len(), 80);
     }
 
     #[test]
@@ -415,7 +429,7 @@ mod tests {
     fn only_layouts_and_empty_directories_are_written_to() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("precious"), "x").unwrap();
-        assert!(Layout::new(directory.path(), Limits::default()).prepare().is_err());
+        assert!(Layout::new(directory.path(), Limits::default(), LOCK_TIMEOUT).prepare().is_err());
         let (_directory, layout) = layout();
         fs::write(layout.path.join(MARKER), r#"{"imageLayoutVersion":"2.0.0"}"#).unwrap();
         assert!(layout.prepare().is_err());

@@ -15,7 +15,7 @@ use capatch::limits::Limits;
 use capatch::oci::reference::Reference;
 use capatch::progress::{Progress, Silent};
 use capatch::transport::registry::{Client, Options};
-use capatch::transport::{Place, Transports, containerd};
+use capatch::transport::{LOCK_TIMEOUT, Place, Transports, containerd};
 use capatch::validate::{Subject, verify};
 use capatch_fuzz::{directory, is_printable, settle, tars};
 use libfuzzer_sys::fuzz_target;
@@ -65,7 +65,13 @@ fn transports(root: &Path) -> Transports {
         ..Options::default()
     });
     let containerd = containerd::Options { address: root.join("none"), namespace: "none".into() };
-    Transports { registries: registries.unwrap(), containerd, docker: String::new(), limits: Limits::default() }
+    Transports {
+        registries: registries.unwrap(),
+        containerd,
+        docker: String::new(),
+        limits: Limits::default(),
+        lock_timeout: LOCK_TIMEOUT,
+    }
 }
 
 async fn import(source: &Reference, destination: &Reference, transports: &Transports) -> Result<()> {

@@ -12,6 +12,7 @@ use capatch::oci::json::Object;
 use capatch::oci::manifest::REF_NAME;
 use capatch::oci::media_type::OCI_MANIFEST;
 use capatch::oci::reference::Target;
+use capatch::transport::LOCK_TIMEOUT;
 use capatch::transport::layout::Layout;
 use capatch_fuzz::{directory, first_line, is_printable};
 use libfuzzer_sys::fuzz_target;
@@ -35,7 +36,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
     DIRECTORY.with(|directory| {
-        let layout = Layout::new(directory.path(), Limits::default());
+        let layout = Layout::new(directory.path(), Limits::default(), LOCK_TIMEOUT);
         let path = directory.path().join("index.json");
         let _ = fs::remove_file(&path);
         layout.prepare().unwrap();

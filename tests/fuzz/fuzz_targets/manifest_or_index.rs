@@ -9,6 +9,7 @@ use capatch::oci::descriptor::Descriptor;
 use capatch::oci::digest::Digest;
 use capatch::oci::manifest::{Child, Document};
 use capatch::oci::reference::Target;
+use capatch::transport::LOCK_TIMEOUT;
 use capatch::transport::layout::Layout;
 use capatch_fuzz::{directory, first_line, is_printable};
 use libfuzzer_sys::fuzz_target;
@@ -78,7 +79,7 @@ fn copy_is_identical(document: &Document, bytes: &[u8]) {
     let descriptor = Descriptor::new(document.media_type(), Digest::of(bytes), bytes.len() as u64).unwrap();
     DIRECTORY.with(|directory| {
         let path = directory.path();
-        let layout = Layout::new(path, Limits::default());
+        let layout = Layout::new(path, Limits::default(), LOCK_TIMEOUT);
         layout.prepare().unwrap();
         layout.write(&descriptor, &mut &bytes[..]).unwrap();
         layout.tag("x", &descriptor).unwrap();

@@ -6,6 +6,7 @@ use std::fs;
 
 use capatch::limits::Limits;
 use capatch::oci::reference::Target;
+use capatch::transport::LOCK_TIMEOUT;
 use capatch::transport::layout::Layout;
 use capatch_fuzz::common::image::hex;
 use capatch_fuzz::is_printable;
@@ -32,7 +33,7 @@ fuzz_target!(|script: Script| {
     world.nothing_leaked(80 + PER_STEP * script.steps.len());
 
     world.settle(&path);
-    let found = Layout::new(&path, Limits::default()).resolve(Some(&Target::Tag(TAG.into()))).unwrap();
+    let found = Layout::new(&path, Limits::default(), LOCK_TIMEOUT).resolve(Some(&Target::Tag(TAG.into()))).unwrap();
     match outcome {
         Err(error) => {
             is_printable(&error);

@@ -14,7 +14,7 @@ use capatch::limits::Limits;
 use capatch::oci::reference::Reference;
 use capatch::progress::{Progress, Silent};
 use capatch::transport::registry::{Client, Options};
-use capatch::transport::{Place, Transports, containerd};
+use capatch::transport::{LOCK_TIMEOUT, Place, Transports, containerd};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -265,8 +265,13 @@ impl World {
             ..Options::default()
         })?;
         let socket = containerd::Options { address: path("none"), namespace: "none".into() };
-        let transports =
-            Transports { registries, containerd: socket, docker: String::new(), limits: Limits::default() };
+        let transports = Transports {
+            registries,
+            containerd: socket,
+            docker: String::new(),
+            limits: Limits::default(),
+            lock_timeout: LOCK_TIMEOUT,
+        };
         let (source, destination): (Reference, Reference) = (source.parse()?, destination.parse()?);
         let (from, to) = (Place::of(&source, &transports)?, Place::of(&destination, &transports)?.for_push(&source));
         let options = copy::Options {
