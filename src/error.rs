@@ -124,6 +124,9 @@ impl Error {
             (io::ErrorKind::QuotaExceeded, _) => {
                 Some("make room within the quota on that file system, and run it again")
             }
+            (io::ErrorKind::FileTooLarge, _) => {
+                Some("raise the limit of file sizes with ulimit -f, or write to another file system")
+            }
             (_, Some(EIO)) => Some("the disk, or the network behind it, failed: the kernel's log (dmesg) says more"),
             (_, Some(EMFILE | ENFILE)) => Some("raise the limit of open files with ulimit -n, or lower --jobs"),
             _ => None,
@@ -279,9 +282,14 @@ mod tests {
 
     #[test]
     fn failures_of_the_system_have_hints() {
-        for (number, words) in
-            [(28, "room"), (122, "quota"), (EIO, "dmesg"), (ENFILE, "ulimit -n"), (EMFILE, "ulimit -n")]
-        {
+        for (number, words) in [
+            (27, "ulimit -f"),
+            (28, "room"),
+            (122, "quota"),
+            (EIO, "dmesg"),
+            (ENFILE, "ulimit -n"),
+            (EMFILE, "ulimit -n"),
+        ] {
             let error = Error::io("blob", &io::Error::from_raw_os_error(number));
             assert!(error.hint_text().unwrap().contains(words), "{error}");
         }

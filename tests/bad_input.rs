@@ -960,9 +960,15 @@ fn no_space_leaves_nothing_half_written() {
     let said = with_file_limit(16, &["patch", &source, &to, "--file", "/opt/nginx"])
         .failed(1, &["cannot write", "dst", "too large"]);
     assert!(said.stderr.contains(hex(&image.layer(0))) && !said.stderr.contains(".capatch-"), "{said:#?}");
+    let size = image.blobs[&image.layer(0)].len();
+    assert!(said.stderr.contains(&format!("{} of its {size} bytes are still to", size - 16 * 512)), "{said:#?}");
+    assert!(said.hint().unwrap().contains("ulimit -f"), "{said:#?}");
     let archive = format!("oci-archive:{}:1", scene.path("a.tar").display());
     let said = with_file_limit(16, &["copy", &source, &archive]).failed(1, &["cannot write", "a.tar", "too large"]);
     assert!(!said.stderr.contains(".capatch-") && !scene.path("a.tar").exists(), "{said:#?}");
+    let manifests = image.manifests.values().map(|(_, bytes)| bytes);
+    let size: usize = image.blobs.values().chain(manifests).map(Vec::len).sum();
+    assert!(said.stderr.contains(&format!("which has {size} bytes and some more")), "{said:#?}");
     assert_eq!(fs::read(scene.path("dst/index.json")).unwrap(), index);
     whole(&scene.path("dst"));
     ok(["patch", &source, &to, "--file", "/opt/nginx"]);

@@ -113,7 +113,8 @@ fn a_full_disk_is_told_by_what_the_user_knows_and_what_stays_there() {
     let said = String::from_utf8(ended.stderr).unwrap();
     assert!(ended.status.code() == Some(1) && said.contains("cannot write") && said.contains("dst"), "{said}");
     assert!(!said.contains(".capatch-") && said.contains("it goes on from what has arrived"), "{said}");
-    assert!(fs::metadata(partial).unwrap().len() > 0);
+    let (arrived, size) = (fs::metadata(partial).unwrap().len(), image.blobs[&layer].len() as u64);
+    assert!(arrived > 0 && said.contains(&format!("{} of its {size} bytes are still to", size - arrived)), "{said}");
     ok(["copy", &scene.reference("src:3.9"), &scene.reference("dst:new")]);
     ok(["verify", &scene.reference("dst:new")]);
     // Where there was nothing and nothing could be written, nothing is.

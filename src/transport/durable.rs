@@ -61,6 +61,22 @@ fn is_still(file: &File, path: &Path) -> bool {
     matches!((file.metadata(), fs::symlink_metadata(path)), (Ok(a), Ok(b)) if a.ino() == b.ino() && a.dev() == b.dev())
 }
 
+/// Whether there is no more room: on the disk, within a quota, or in a file.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// What to say of `file`, which is to become `path` with `size` bytes and could not be written (faults.md F11).
+pub(super) fn cannot_write(path: &Path, file: &File, size: u64, error: &io::Error) -> Error {
+    let place = format!("cannot write {}", path.display());
+    if !is_full(error) {
+        return Error::io(place, error);
+    }
+    let missing = size.saturating_sub(file.metadata().map_or(0, |metadata| metadata.len()));
+    Error::io(format!("{place}: {missing} of its {size} bytes are still to be written"), error)
+}
+
 /// Makes the file durable and gives it its name.
 pub(super) fn publish(file: NamedTempFile, path: &Path) -> Result<()> {
     let error = |e: &io::Error| Error::io(format!("cannot write {}", path.display()), e);

@@ -21,6 +21,7 @@ use crate::transport::archive::names::Name;
 use crate::transport::archive::oci::blob_path;
 use crate::transport::archive::plan::{self, Plan};
 use crate::transport::archive::{Archive, Opened, docker};
+use crate::transport::durable::is_full;
 use crate::transport::layout::index::{INDEX, MARKER, MARKER_CONTENT};
 use crate::transport::pieces::PieceReader;
 use crate::transport::{Content, blocking};
@@ -135,13 +136,13 @@ async fn write(
     place: &str,
 ) -> Result<bool> {
     let Plan { index, docker, documents, blobs } = plan;
-    let total = documents.iter().map(|(descriptor, _)| descriptor.size).sum::<u64>()
+    let size = documents.iter().map(|(descriptor, _)| descriptor.size).sum::<u64>()
         + blobs.iter().map(|descriptor| descriptor.size).sum::<u64>();
-    let bar: Arc<dyn Bar> = progress.start(&format!("write {place}"), total).into();
+    let bar: Arc<dyn Bar> = progress.start(&format!("write {place}"), size).into();
     let watch = bar.clone();
     let mut tar = blocking(move || {
         let piped = !matches!(sink, Sink::File(..));
-        let mut tar = Tar { sink: BufWriter::with_capacity(PIECE, sink), piped };
+        let mut tar = Tar { sink: BufWriter::with_capacity(PIECE, sink), piped, size };
         tar.small(MARKER, MARKER_CONTENT.as_bytes())?;
         tar.small(INDEX, &index)?;
         if let Some(docker) = docker {
@@ -184,6 +185,8 @@ struct Tar {
     sink: BufWriter<Sink>,
     /// Whether somebody else has what was written.
     piped: bool,
+    /// Bytes of all blobs and documents.
+    size: u64,
 }
 
 impl Tar {
@@ -231,8 +234,7 @@ impl Tar {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let piped = self.piped;
-        self.sink.write_all(bytes).map_err(|e| failed(&e, piped))
+        self.sink.write_all(bytes).map_err(|e| failed(&e, self.piped, self.size))
     }
 
     fn pad(&mut self, size: u64) -> Result<()> {
@@ -243,19 +245,24 @@ impl Tar {
     /// Writes the end, and lets the archive have its name; see [`Sink::finish`].
     fn finish(mut self) -> Result<bool> {
         self.write(&[0; 2 * BLOCK])?;
-        let piped = self.piped;
-        self.sink.flush().map_err(|e| failed(&e, piped))?;
-        let sink = self.sink.into_inner().map_err(|e| failed(e.error(), piped))?;
+        let Tar { mut sink, piped, size } = self;
+        sink.flush().map_err(|e| failed(&e, piped, size))?;
+        let sink = sink.into_inner().map_err(|e| failed(e.error(), piped, size))?;
         sink.finish()
     }
 }
 
-fn failed(error: &io::Error, piped: bool) -> Error {
+/// `size`: see [`Tar::size`].
+fn failed(error: &io::Error, piped: bool, size: u64) -> Error {
+    let place = match piped || !is_full(error) {
+        true => "cannot write the archive".to_owned(),
+        false => format!("cannot write the archive, which has {size} bytes and some more"),
+    };
     match error.kind() {
         io::ErrorKind::BrokenPipe => Error::failed("whoever reads the archive stopped before its end")
             .hint("look at what the other program said"),
-        io::ErrorKind::StorageFull if !piped => Error::io("cannot write the archive", error)
+        io::ErrorKind::StorageFull if !piped => Error::io(place, error)
             .hint("make room on that file system, and run it again: nothing of this archive is left there"),
-        _ => Error::io("cannot write the archive", error),
+        _ => Error::io(place, error),
     }
 }

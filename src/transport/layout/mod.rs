@@ -26,7 +26,9 @@ use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::REF_NAME;
 use crate::oci::reference::Target;
-use crate::transport::durable::{LOCK, TEMPORARY, lock, publish, read_limited, remove_garbage, temporary};
+use crate::transport::durable::{
+    LOCK, TEMPORARY, cannot_write, lock, publish, read_limited, remove_garbage, temporary,
+};
 
 /// A directory that is, or is to become, an OCI image layout.
 #[derive(Clone, Debug)]
@@ -223,11 +225,11 @@ impl Layout {
     /// Writes a blob from `reader`, which is hashed on the way; nothing appears under the digest unless it matched.
     pub fn write(&self, descriptor: &Descriptor, reader: &mut dyn Read) -> Result<()> {
         let path = self.blob_path(&descriptor.digest);
-        let place = |e: &io::Error| Error::io(format!("cannot write {}", path.display()), e);
-        let mut file = temporary(&self.path)?;
-        blob::for_each_piece(descriptor, reader, |piece| file.as_file_mut().write_all(piece).map_err(|e| place(&e)))?;
+        let file = temporary(&self.path)?;
+        let failed = |e: io::Error| cannot_write(&path, file.as_file(), descriptor.size, &e);
+        blob::for_each_piece(descriptor, reader, |piece| file.as_file().write_all(piece).map_err(failed))?;
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(|e| place(&e))?;
+            fs::create_dir_all(parent).map_err(failed)?;
         }
         publish(file, &path)
     }

@@ -2,6 +2,7 @@
 //! run goes on from there.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
 
 use tempfile::NamedTempFile;
 
@@ -10,7 +11,7 @@ use crate::archive::compression::from_io;
 use crate::blob::Verifier;
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
-use crate::transport::durable::{publish, temporary, unfinished};
+use crate::transport::durable::{cannot_write, publish, temporary, unfinished};
 use crate::transport::pieces::PieceReader;
 use crate::transport::{Content, blocking};
 
@@ -70,7 +71,7 @@ impl Layout {
 /// A blob on its way into a file.
 struct Receiver {
     descriptor: Descriptor,
-    place: String,
+    path: PathBuf,
     file: NamedTempFile,
     kept: bool,
     /// Bytes that an earlier run left; none if there are more than the blob has.
@@ -79,9 +80,9 @@ struct Receiver {
 
 impl Receiver {
     fn new(layout: &Layout, descriptor: Descriptor) -> Result<Self> {
-        let place = layout.blob_path(&descriptor.digest).display().to_string();
+        let path = layout.blob_path(&descriptor.digest);
         let (file, kept) = layout.unfinished(&descriptor)?;
-        let mut receiver = Receiver { file, kept, descriptor, place, length: 0 };
+        let mut receiver = Receiver { file, kept, descriptor, path, length: 0 };
         let length = receiver.file.as_file().metadata().map_err(|e| receiver.failed(&e))?.len();
         if length <= receiver.descriptor.size {
             receiver.length = length;
@@ -90,7 +91,7 @@ impl Receiver {
     }
 
     fn failed(&self, error: &io::Error) -> Error {
-        let failed = Error::io(format!("cannot write {}", self.place), error);
+        let failed = cannot_write(&self.path, self.file.as_file(), self.descriptor.size, error);
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded if self.kept => {
                 failed.hint("make room on that file system, and run it again: it goes on from what has arrived")
@@ -111,7 +112,7 @@ impl Receiver {
         self.file.as_file().set_len(start).map_err(|e| self.failed(&e))?;
         self.file.as_file().seek(SeekFrom::Start(0)).map_err(|e| self.failed(&e))?;
         for_each_piece(self.file.as_file(), &mut buffer, |piece| verifier.update(piece))
-            .map_err(|e| Error::io(&self.place, &e.into()))?;
+            .map_err(|e| Error::io(self.path.display(), &e.into()))?;
         if let Some(rest) = rest {
             let (mut file, failed) = (self.file.as_file(), |e: &io::Error| self.failed(e));
             for_each_piece(rest, &mut buffer, |piece| {
