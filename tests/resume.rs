@@ -6,8 +6,8 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use capatch::error::Result;
@@ -15,9 +15,9 @@ use capatch::oci::descriptor::Descriptor;
 use capatch::oci::digest::Digest;
 use capatch::oci::reference;
 use capatch::transport::registry::{Client, Options, Pushed, Repository};
-use common::cli::{capatch, start};
+use common::cli::{Run, capatch, start};
 use common::image::{Content, Scene};
-use common::registry::{Cut, Registry, Reply};
+use common::registry::{Cut, Ending, Registry, Reply, Request};
 
 const MIB: u64 = 1 << 20;
 
@@ -221,6 +221,44 @@ fn a_run_that_was_killed_is_gone_on_with_by_the_next() {
     assert_eq!(registry.received() - before, 6 * MIB, "{:?}", sent(&registry));
     assert!(registry.received() < 20 * MIB + 100, "nothing was sent twice: {:?}", sent(&registry));
     assert_eq!(std::fs::read_dir(killed.journal()).unwrap().count(), 0, "nothing is left, no lock either");
+}
+
+// faults.md G3
+#[test]
+fn a_stop_signal_cancels_what_the_next_run_will_not_go_on_with() {
+    for (signal, code, is_answered) in [("-INT", 130, true), ("-TERM", 143, true), ("-TERM", 143, false)] {
+        let killed = Killed::new(12 * MIB);
+        let registry = Registry::start();
+        registry.cut_uploads([Cut::Silent(9 * MIB)]);
+        // The config hangs too, and so may the answer to its end.
+        registry.fault(move |r, _| {
+            let hangs = r.is("PUT", "/blobs/uploads/") || (r.method == "DELETE" && !is_answered);
+            hangs.then(|| Reply::new(201).ending(Ending::Silent))
+        });
+        let mut command = killed.copy(&registry);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        registry.wait_for_cuts();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while registry.count("PUT", "/blobs/uploads/") < 2 {
+            assert!(Instant::now() < deadline, "{:?}", registry.lines());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let begin = Instant::now();
+        assert!(Command::new("/bin/kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let ended: Run = child.wait_with_output().unwrap().into();
+        assert!(ended.code == code && begin.elapsed() < Duration::from_secs(10), "{ended:?}");
+        let log = registry.log();
+        let session = |r: &Request| r.path.clone();
+        let of_config: Vec<_> = log.iter().filter(|r| r.method == "PUT" && r.body.len() == 2).map(session).collect();
+        let cancelled: Vec<_> = log.iter().filter(|r| r.method == "DELETE").map(session).collect();
+        assert_eq!(cancelled, of_config, "{:?}", registry.lines());
+        assert_eq!((cancelled.len(), killed.entries().len(), registry.tag("a", "1")), (1, 1, None));
+        registry.fault(|_, _| None);
+        let before = registry.received();
+        start(killed.copy(&registry)).succeeded();
+        assert_eq!(registry.received() - before, 3 * MIB + 2, "{:?}", sent(&registry));
+    }
 }
 
 #[test]

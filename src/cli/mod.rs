@@ -19,7 +19,8 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
@@ -135,6 +136,9 @@ struct Common {
     /// The namespace in containerd; Kubernetes uses k8s.io [default: CONTAINERD_NAMESPACE or default]
     #[arg(long, global = true, value_name = "NAME", help_heading = "Engines")]
     containerd_namespace: Option<String>,
+    /// Whose uploads are cancelled by a signal.
+    #[arg(skip)]
+    registries: OnceLock<Client>,
 }
 
 /// An environment variable; an empty one is none.
@@ -162,6 +166,7 @@ impl Common {
             limits,
             ..Options::default()
         })?;
+        let _ = self.registries.set(registries.clone());
         let address = self.containerd_address.clone().or_else(|| variable("CONTAINERD_ADDRESS").map(PathBuf::from));
         let namespace = self.containerd_namespace.clone();
         let containerd = containerd::Options {
@@ -269,15 +274,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             error = stopped() => Err(error),
         }
     });
-    wind_up(runtime);
+    let is_stopped = result.as_ref().is_err_and(|error| matches!(error.kind(), Kind::Stopped(_)));
+    wind_up(runtime, common.registries.get().filter(|_| is_stopped).cloned());
     result
 }
 
-/// Ends what still works. A thread gets the time to remove its temporary file, and no more; none if another signal comes.
-fn wind_up(runtime: tokio::runtime::Runtime) {
+/// Ends what still works. There is time to cancel `uploads` and for threads to remove their temporary files, and no more;
+/// none if another signal comes (faults.md G3).
+fn wind_up(runtime: tokio::runtime::Runtime, uploads: Option<Client>) {
+    const TIME: Duration = Duration::from_secs(2);
     let (over, end) = tokio::sync::oneshot::channel();
     let ending = std::thread::Builder::new().spawn(move || {
-        runtime.shutdown_timeout(Duration::from_secs(2));
+        let begin = Instant::now();
+        if let Some(registries) = uploads {
+            runtime.block_on(registries.cancel_uploads());
+        }
+        runtime.shutdown_timeout(TIME.saturating_sub(begin.elapsed()));
         let _ = over.send(());
     });
     let listener = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -128,6 +128,8 @@ struct Shared {
     unreachable: Mutex<HashSet<String>>,
     /// Blobs for which a mirror gave other content, and its `HOST:PORT`.
     wrong: Mutex<HashSet<(Digest, String)>>,
+    /// Uploads that were dropped before their end.
+    abandoned: Mutex<Vec<upload::Abandoned>>,
 }
 
 /// Which way a blob goes.
@@ -194,6 +196,7 @@ impl Client {
             schemes: Mutex::default(),
             unreachable: Mutex::default(),
             wrong: Mutex::default(),
+            abandoned: Mutex::default(),
         })))
     }
 
@@ -205,6 +208,12 @@ impl Client {
         let repository = Repository { client: self.clone(), name: name.clone(), push: false };
         // Files that cannot be read are told before anything is done.
         repository.endpoints(None).map(|_| repository)
+    }
+
+    /// Cancels the uploads whose future was dropped before their end, in 2 seconds at most: best effort, for registries
+    /// forget them too. What the journal has is left for the next run.
+    pub async fn cancel_uploads(&self) {
+        upload::cancel_abandoned(&self.0).await;
     }
 
     /// What went over the network so far.

@@ -85,18 +85,20 @@ impl Entry {
         (record.digest == self.digest && age <= AGE.as_secs()).then(|| Url::parse(&record.session).ok()).flatten()
     }
 
-    /// Remembers a session, instead of the one before.
-    pub(super) fn keep(&self, session: &Url) {
+    /// Remembers a session, instead of the one before. `false`: that did not work.
+    pub(super) fn keep(&self, session: &Url) -> bool {
         let record = Record { session: session.to_string(), digest: self.digest.clone(), time: now() };
         let write = || {
             let mut file = tempfile::Builder::new().prefix(".").tempfile_in(self.path.parent()?).ok()?;
             file.write_all(&serde_json::to_vec(&record).ok()?).ok()?;
             file.persist(&self.path).ok()
         };
-        if write().is_none() {
+        let kept = write().is_some();
+        if !kept {
             // An entry for a session that is gone would only cost time.
             self.forget();
         }
+        kept
     }
 
     /// There is nothing to go on with.
@@ -157,7 +159,7 @@ mod tests {
         let url: Url = "https://r.io/v2/a/blobs/uploads/1?_state=x".parse().unwrap();
         let first = entry(&journal, "a").unwrap();
         assert_eq!(first.session(), None);
-        first.keep(&url);
+        assert!(first.keep(&url));
         assert_eq!(first.session(), Some(url.clone()));
         assert!(entry(&journal, "a").is_none(), "somebody else has it");
         assert!(entry(&journal, "b").unwrap().session().is_none());

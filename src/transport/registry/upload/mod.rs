@@ -7,11 +7,11 @@
 mod chunks;
 mod hashed;
 mod journal;
+mod session;
 mod way;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -22,9 +22,11 @@ use url::Url;
 #[cfg(fuzzing)]
 pub(super) use self::chunks::taken;
 pub(super) use self::journal::Journal;
+pub(super) use self::session::{Abandoned, cancel_abandoned};
 
 use self::hashed::Hashed;
 use self::journal::Entry;
+use self::session::Session;
 use self::way::{After, Way, is_mismatch};
 use super::endpoint::Endpoint;
 use super::http::{self, Outcome, Request};
@@ -73,15 +75,6 @@ struct Upload<'a> {
     descriptor: &'a Descriptor,
     source: Hashed,
     what: String,
-}
-
-/// An upload that the registry has opened.
-struct Session {
-    url: Url,
-    /// `OCI-Chunk-Min-Length`.
-    minimum: usize,
-    /// Bytes that the registry has.
-    offset: u64,
 }
 
 /// How sending the content ended, if not with an error of ours or of the content.
@@ -133,9 +126,9 @@ impl Upload<'_> {
         let _permit = self.shared().transfer(&self.repository.home, Direction::Write).await?;
         let journal = self.journal();
         if let Some(earlier) = self.earlier(journal.as_ref()).await
-            && let Some(other) = session.replace(earlier)
+            && let Some(mut other) = session.replace(earlier)
         {
-            self.cancel(&other).await;
+            other.cancel(&self.repository).await;
         }
         self.deliver(session, journal.as_ref()).await?;
         if let Some(entry) = journal {
@@ -154,19 +147,22 @@ impl Upload<'_> {
                 None => self.start().await?,
             };
             let begun = open.offset;
-            if let Some(entry) = journal {
-                entry.keep(&open.url);
+            if journal.is_some_and(|entry| entry.keep(&open.url)) {
+                open.release();
             }
             let sent = match way.in_pieces {
                 true => chunks::send(self, &mut open, way.length, journal).await,
                 false => self.whole(&mut open).await,
             };
             let error = match sent {
-                Ok(Sent::Done) => return Ok(()),
+                Ok(Sent::Done) => {
+                    open.release();
+                    return Ok(());
+                }
                 Ok(Sent::Refused(refusal)) => {
                     let after = way.after(refusal.status, &refusal.code, begun);
                     if !way.resumes || after == After::GiveUp || (begun == 0 && after == After::OtherWay) {
-                        self.end(&open, journal).await;
+                        self.end(&mut open, journal).await;
                         open.offset = 0;
                     }
                     match after {
@@ -190,7 +186,7 @@ impl Upload<'_> {
                 Err(error) => {
                     // What has arrived is right as long as the content was only cut.
                     if error.kind() == Kind::Content || journal.is_none() {
-                        self.end(&open, journal).await;
+                        self.end(&mut open, journal).await;
                     }
                     return Err(error);
                 }
@@ -228,7 +224,7 @@ impl Upload<'_> {
         let home = Url::parse(&self.repository.home.to_string()).ok()?;
         // A file may say anything: it is held to the same rules as a registry's answer.
         let session = match self.allowed(&home, &url).await {
-            Ok(()) => self.reached(Session { url, minimum: 0, offset: 0 }).await,
+            Ok(()) => self.reached(Session::journaled(url)).await,
             Err(error) => {
                 tracing::debug!("{}: the journal is not followed: {error}", self.what);
                 None
@@ -245,7 +241,7 @@ impl Upload<'_> {
     async fn reached(&self, mut session: Session) -> Option<Session> {
         let offset = chunks::status(self, &mut session.url).await.ok().flatten()?;
         if !(PROGRESS..=self.descriptor.size).contains(&offset) {
-            self.cancel(&session).await;
+            session.cancel(&self.repository).await;
             return None;
         }
         session.offset = offset;
@@ -272,7 +268,7 @@ impl Upload<'_> {
             .await?
             .ok_or_else(|| Error::failed(format!("{}: the registry does not say where to send it", self.what)))?;
         let minimum = headers.get("oci-chunk-min-length").and_then(|value| value.to_str().ok()?.parse().ok());
-        Ok(Session { url, minimum: minimum.unwrap_or(0), offset: 0 })
+        Ok(Session::opened(url, minimum.unwrap_or(0), &self.repository))
     }
 
     /// Where the upload goes on. Content is as private as credentials: never to another origin (faults.md A12).
@@ -361,18 +357,11 @@ impl Upload<'_> {
     }
 
     /// Nobody will go on with the session.
-    async fn end(&self, session: &Session, journal: Option<&Entry>) {
+    async fn end(&self, session: &mut Session, journal: Option<&Entry>) {
         if let Some(entry) = journal {
             entry.forget();
         }
-        self.cancel(session).await;
-    }
-
-    /// Best effort: sessions expire by themselves too.
-    async fn cancel(&self, session: &Session) {
-        let mut request = Request::new(Method::DELETE, session.url.clone());
-        request.once = true;
-        let _ = tokio::time::timeout(Duration::from_secs(2), self.send(&request)).await;
+        session.cancel(&self.repository).await;
     }
 }
 
