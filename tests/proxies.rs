@@ -184,3 +184,25 @@ fn some_hosts_are_asked_without_the_proxy() {
         }
     });
 }
+
+#[test]
+fn a_proxy_that_cannot_be_understood_is_refused_and_not_passed_by() {
+    let (http, https) = (Site::http(Auth::None), Site::https());
+    for value in
+        ["http://[", "two words", "http://", "http://proxy:3128:1", "proxy:99999", "ftp://proxy:1", "socks5://proxy:1"]
+    {
+        for (site, variable) in [(&http, "HTTP_PROXY"), (&http, "all_proxy"), (&https, "https_proxy")] {
+            let said = site.patch(&[(variable, value)]).failed(2, &[variable]);
+            assert!(said.hint().unwrap().contains("http://proxy.example.com:3128"), "{said:?}");
+        }
+    }
+    let url = format!("http://someone:{PASSWORD}@[");
+    let said = http.patch(&[("HTTP_PROXY", &url)]).failed(2, &["HTTP_PROXY is not the address of a proxy"]);
+    assert!(!said.stderr.contains(PASSWORD), "{said:?}");
+    assert!(http.registry.log().is_empty() && https.registry.log().is_empty());
+    // What is not asked, and what is not needed, is not looked at.
+    let proxy = Proxy::start(&http.registry, Policy::Pass);
+    http.patch(&[("HTTP_PROXY", &proxy.host()), ("ALL_PROXY", "socks5://proxy:1"), ("HTTPS_PROXY", "[")]).succeeded();
+    let local = format!("{}/kong:3.9", http.registry.host());
+    start(http.command(["inspect", &local], &[("HTTP_PROXY", "[")])).succeeded();
+}

@@ -14,7 +14,9 @@ use capatch::oci::media_type::OCI_MANIFEST;
 use capatch::oci::reference::{self, Target};
 use capatch::transport::registry::{Client, Manifest, Options};
 use common::registry::{Registry, Reply};
-use rcgen::{CertificateParams, CertifiedKey, KeyPair, date_time_ymd, generate_simple_self_signed};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedKey, IsCa, KeyPair, date_time_ymd, generate_simple_self_signed,
+};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -92,6 +94,47 @@ async fn certificates_are_trusted_by_file_and_by_host() {
     assert_eq!(registry.lines(), ["GET /v2/a/manifests/1", "GET /v2/a/manifests/1"]);
 }
 
+/// What `openssl req -x509` makes for a server: it signed itself, and calls itself an authority.
+fn authority(name: &str, years: (i32, i32)) -> CertifiedKey<KeyPair> {
+    let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+    let signing_key = KeyPair::generate().unwrap();
+    CertifiedKey { cert: params.self_signed(&signing_key).unwrap(), signing_key }
+}
+
+// A21
+#[tokio::test]
+async fn a_server_that_shows_a_named_authority_itself_is_trusted() {
+    let (ours, stranger) = (authority("127.0.0.1", (2020, 3000)), authority("127.0.0.1", (2020, 3000)));
+    let (elsewhere, old) = (authority("registry.test", (2020, 3000)), authority("127.0.0.1", (1990, 2000)));
+    for (shown, named, error) in [
+        (&ours, &ours, None),
+        (&ours, &stranger, Some("one of an authority")),
+        (&ours, &certificate("127.0.0.1"), Some("one of an authority")),
+        (&elsewhere, &elsewhere, Some("not valid for name")),
+        (&old, &old, Some("xpired")),
+    ] {
+        let registry = serve(shown, None);
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), "ca.pem", &named.cert.pem());
+        write(&directory.path().join(registry.host()), "ca.crt", &named.cert.pem());
+        for by_file in [true, false] {
+            let host = registry.host();
+            let answer = get(&host, |o| match by_file {
+                true => o.ca_file = Some(directory.path().join("ca.pem")),
+                false => o.cert_dir = Some(directory.path().into()),
+            });
+            match (answer.await, error) {
+                (Ok(manifest), None) => assert!(manifest.is_some()),
+                (Err(said), Some(words)) => assert!(said.to_string().contains(words), "{said}"),
+                (answer, _) => panic!("{answer:?}, {error:?}"),
+            }
+        }
+        assert_eq!(registry.log().is_empty(), error.is_some());
+    }
+}
+
 #[tokio::test]
 async fn a_certificate_is_for_its_name() {
     let ours = certificate("registry.test");
@@ -157,7 +200,8 @@ async fn a_client_certificate_is_shown_where_it_belongs() {
     let host = directory.path().join(registry.host());
     write(&host, "ca.crt", &ours.cert.pem());
     let options = |o: &mut Options| o.cert_dir = Some(directory.path().into());
-    assert!(get(&registry.host(), options).await.is_err());
+    let error = get(&registry.host(), options).await.unwrap_err();
+    assert!(error.hint_text().unwrap_or_default().contains(".cert"), "{error:?}");
     write(&host, "client.cert", &client.cert.pem());
     let error = get(&registry.host(), options).await.unwrap_err();
     assert!(error.to_string().contains("client.key"), "{error}");

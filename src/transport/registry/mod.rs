@@ -26,6 +26,7 @@ mod pages;
 mod proxy;
 mod refusal;
 mod retry;
+mod tls;
 mod upload;
 
 use std::collections::{HashMap, HashSet};
@@ -238,7 +239,7 @@ fn home(options: &Options, registry: &str, certified: bool) -> Result<Origin> {
         Host::Domain(name) => name == "localhost",
         Host::Ipv4(_) | Host::Ipv6(_) => http.reach() == Some(Reach::Loopback),
     };
-    let certificates = || certified || options.ca_file.is_some() || network::certificates(options, &https).is_some();
+    let certificates = || certified || options.ca_file.is_some() || tls::directory(options, &https).is_some();
     let plain = options.plain_http.iter().any(|entry| http.is_named(entry));
     Ok(if plain || (loopback && !certificates()) { http } else { https })
 }

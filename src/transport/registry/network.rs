@@ -1,19 +1,18 @@
-//! Connections: TLS trust by host, proxies, the addresses behind names, and network errors as sentences.
+//! Connections: one client for each way to trust a host, the addresses behind names, and network errors as sentences.
 
 use std::collections::HashMap;
 use std::error::Error as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Certificate, Client, Identity, redirect};
+use reqwest::{Client, redirect};
 
 use super::mirrors::Tls;
 use super::origin::{Origin, Reach};
-use super::proxy;
-use super::{Options, lock};
+use super::{Options, lock, proxy, tls};
 use crate::error::{Error, Kind, Result};
 use crate::oci::time;
 
@@ -42,7 +41,7 @@ impl Network {
         let trust = Trust {
             https: origin.is_https(),
             direct: origin.reach() == Some(Reach::Loopback) || proxy::is_off(),
-            certificates: if origin.is_https() { certificates(options, origin) } else { None },
+            certificates: if origin.is_https() { tls::directory(options, origin) } else { None },
             tls: tls.clone(),
             guard: guard.map(|reach| reach as u8),
         };
@@ -65,95 +64,22 @@ fn build(options: &Options, trust: &Trust, guard: Option<Reach>) -> Result<Clien
         .http2_adaptive_window(true)
         .connect_timeout(trust.tls.connect_timeout.unwrap_or(Duration::from_secs(10)).min(options.stall))
         .pool_idle_timeout(Duration::from_secs(30));
-    if trust.direct {
-        builder = builder.no_proxy();
+    // The library would connect directly if it does not understand the variable.
+    builder = builder.no_proxy();
+    if !trust.direct
+        && let Some(proxy) = proxy::of(trust.https)?
+    {
+        builder = builder.proxy(proxy);
     }
     if let Some(reach) = guard {
         builder = builder.dns_resolver(Guard { reach });
     }
-    if trust.https {
-        let mut roots = Vec::new();
-        if let Some(file) = &options.ca_file {
-            roots.extend(pem_certificates(file)?);
-        }
-        for file in &trust.tls.authorities {
-            roots.extend(pem_certificates(file)?);
-        }
-        let mut own = trust.tls.identity.clone();
-        if let Some(directory) = &trust.certificates {
-            for file in with_extension(directory, "crt")? {
-                roots.extend(pem_certificates(&file)?);
-            }
-            let first = with_extension(directory, "cert")?.into_iter().next();
-            own = own.or(first.map(|file| (file.clone(), file.with_extension("key"))));
-        }
-        if let Some((certificate, key)) = own {
-            builder = builder.identity(identity(&certificate, &key)?);
-        }
-        builder = builder.tls_certs_merge(roots).tls_danger_accept_invalid_certs(trust.tls.skip_verify);
-    } else {
+    builder = match trust.https {
+        true => builder.tls_backend_preconfigured(tls::config(options, trust.certificates.as_deref(), &trust.tls)?),
         // Plain http must work where no certificate store is installed.
-        builder = builder.tls_certs_only([]);
-    }
-    builder.build().map_err(|e| {
-        Error::failed(format!("cannot set up TLS: {}", innermost(&e)))
-            .hint("install ca-certificates, or name a file of authorities with --ca-file or SSL_CERT_FILE")
-    })
-}
-
-/// The `certs.d` directory of a host, in the layout of Docker and Podman.
-pub(super) fn certificates(options: &Options, origin: &Origin) -> Option<PathBuf> {
-    let parents = match &options.cert_dir {
-        Some(directory) => vec![directory.clone()],
-        None => ["/etc/containers/certs.d", "/etc/docker/certs.d"]
-            .into_iter()
-            .map(PathBuf::from)
-            .chain(std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config/containers/certs.d")))
-            .collect(),
+        false => builder.tls_certs_only([]),
     };
-    let bare = origin.host().to_string();
-    let names = if origin.host_port() == format!("{bare}:443") {
-        vec![bare.clone(), origin.host_port()]
-    } else {
-        vec![origin.host_port()]
-    };
-    parents.iter().flat_map(|parent| names.iter().map(|name| parent.join(name))).find(|path| path.is_dir())
-}
-
-fn with_extension(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
-    let io = |e: std::io::Error| Error::io(directory.display(), &e);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        if path.extension().is_some_and(|e| e == extension) {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn read(file: &Path) -> Result<Vec<u8>> {
-    std::fs::read(file).map_err(|e| Error::io(file.display(), &e))
-}
-
-fn pem_certificates(file: &Path) -> Result<Vec<Certificate>> {
-    match Certificate::from_pem_bundle(&read(file)?) {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(Error::failed(format!("{}: no certificate in PEM form", file.display()))),
-    }
-}
-
-fn identity(certificate: &Path, key: &Path) -> Result<Identity> {
-    let mut pem = read(certificate)?;
-    if key != certificate {
-        pem.push(b'\n');
-        pem.extend(read(key)?);
-    }
-    Identity::from_pem(&pem).map_err(|_| {
-        let (certificate, key) = (certificate.display(), key.display());
-        Error::failed(format!("{certificate} and {key} are not a PEM certificate and its key"))
-    })
+    builder.build().map_err(|e| Error::failed(format!("cannot set up connections: {}", innermost(&e))))
 }
 
 /// Whether TLS is spoken at `origin`, for hosts with which the user allows either; `None` if that cannot be told.
@@ -228,8 +154,19 @@ pub(super) fn explain(error: reqwest::Error, host: &str) -> Lost {
         source = cause.source();
     }
     let why = if error.is_timeout() { "it does not answer".to_owned() } else { innermost(&error) };
+    let why = match why.strip_prefix("invalid peer certificate: Other(OtherError(").and_then(|e| e.strip_suffix("))")) {
+        Some("CaUsedAsEndEntity") => "its certificate is one of an authority, and none that was named".to_owned(),
+        Some(other) => format!("invalid peer certificate: {other}"),
+        None => why,
+    };
     if error.is_builder() {
         return Lost { error: Error::failed(format!("{host}: {why}")), unsent: true, hopeless: true };
+    }
+    // The alert comes with the first answer in TLS 1.3, and with the handshake in TLS 1.2 (RFC 8446 §6.2).
+    if why.contains("CertificateRequired") {
+        let sentence = Error::failed(format!("{host} wants to see a client certificate"));
+        let hint = format!("name one for it: NAME.cert and NAME.key in certs.d/{host}, or `client` in its hosts.toml");
+        return Lost { error: sentence.hint(hint), unsent: error.is_connect(), hopeless: true };
     }
     if !error.is_connect() {
         return Lost {
