@@ -397,7 +397,7 @@ async fn manifests_that_take_much_memory_are_not_written() {
     // Each counts for 20 KiB and more, and all may have the half.
     let limits = Limits { memory: 128 << 10, ..Limits::default() };
     for (count, refused) in [(2, false), (3, true)] {
-        let archive = Archive::new(scene.path(&format!("{count}.tar")), Format::Oci, limits);
+        let archive = Archive::new(scene.path(&format!("{count}.tar")), Format::Oci, limits, LOCK_TIMEOUT);
         images[..count].iter().for_each(|image| record(&archive, image, &image.manifest.digest.hex()[..8]));
         let written = archive.finish(&(Arc::new(Silent) as Arc<dyn Progress>)).await;
         let said = written.err().map(|error| error.to_string()).unwrap_or_default();

@@ -62,7 +62,7 @@ pub(super) async fn push(
     if let Some(from) = from.filter(|from| *from != upload.repository.name.path) {
         match upload.mount(from).await? {
             Mount::Done => return Ok(Pushed::Mounted),
-            Mount::Session(open) => session = Some(open),
+            Mount::Session(open) => session = Some(*open),
             Mount::Refused => {}
         }
     }
@@ -86,7 +86,7 @@ enum Sent {
 
 enum Mount {
     Done,
-    Session(Session),
+    Session(Box<Session>),
     Refused,
 }
 
@@ -111,7 +111,7 @@ impl Upload<'_> {
         match answer {
             Ok(Outcome::Success(response)) if response.status() == StatusCode::CREATED => Ok(Mount::Done),
             Ok(Outcome::Success(response)) if response.status() == StatusCode::ACCEPTED => {
-                self.session(response.headers(), &url).await.map(Mount::Session)
+                self.session(response.headers(), &url).await.map(|session| Mount::Session(Box::new(session)))
             }
             Err(error) if error.kind() == Kind::RateLimited => Err(error),
             Err(error) => {
