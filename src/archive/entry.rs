@@ -124,7 +124,6 @@ pub struct Entries<R> {
     /// Of the current entry: content that nobody read yet, and the padding behind it.
     content: u64,
     padding: u64,
-    sparse: bool,
     current: Vec<u8>,
     ended: bool,
     end_mark: bool,
@@ -146,16 +145,7 @@ impl<R: BufRead + Seek> Entries<R> {
 impl<R: BufRead> Entries<R> {
     /// Reads `reader`, an uncompressed tar. A buffer of 64 KiB or more makes it fast.
     pub fn new(reader: R, limits: &Limits) -> Self {
-        Entries {
-            reader,
-            limits: *limits,
-            content: 0,
-            padding: 0,
-            sparse: false,
-            current: Vec::new(),
-            ended: false,
-            end_mark: false,
-        }
+        Entries { reader, limits: *limits, content: 0, padding: 0, current: Vec::new(), ended: false, end_mark: false }
     }
 
     /// The next entry; what was not read of the content of the one before is skipped. `None` comes after the reader was
@@ -212,7 +202,7 @@ impl<R: BufRead> Entries<R> {
         if stored > i64::MAX as u64 {
             return Err(Error::content(format!("{} has {stored} bytes", path::show(&entry.path))));
         }
-        (self.content, self.padding, self.sparse) = (stored, padding, entry.sparse);
+        (self.content, self.padding) = (stored, padding);
         self.current.clear();
         self.current.extend_from_slice(&entry.path);
         Ok(entry)
@@ -324,18 +314,6 @@ impl<R: BufRead> Content<'_, R> {
             sink(&available[..length])?;
             entries.reader.consume(length);
             entries.content -= length as u64;
-        }
-        Ok(())
-    }
-
-    /// Refuses what is stored sparsely, whose bytes are not the content.
-    pub fn refuse_sparse(&self) -> Result<()> {
-        if self.entries.sparse {
-            return Err(Error::content(format!(
-                "{} is stored as a sparse file, which capatch cannot read",
-                path::show(&self.entries.current)
-            ))
-            .hint("build the image without sparse files, for instance by copying the file in a RUN step"));
         }
         Ok(())
     }
