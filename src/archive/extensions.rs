@@ -11,7 +11,7 @@ use crate::archive::pax::{self, Records};
 use crate::error::{Error, Result};
 
 /// Where PAX keeps extended attributes, as every container engine reads them.
-pub(crate) const XATTR: &[u8] = b"SCHILY.xattr.";
+pub(crate) const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 /// PAX records that say which file an entry is, how long it is, or whose it is. A global header must not hold one: POSIX
 /// applies it to all entries that follow, Go and thus every container engine does not.
 const INTERPRETED: [&[u8]; 8] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"uname", b"gname", b"mtime"];
@@ -110,7 +110,7 @@ impl Extensions {
         let mut xattrs = BTreeMap::new();
         let mut others = BTreeMap::new();
         for (key, value) in records {
-            match key.strip_prefix(XATTR) {
+            match key.strip_prefix(XATTR_PREFIX) {
                 Some(b"") => return Err(in_entry(Error::content("an extended attribute has no name"))),
                 Some(name) => {
                     xattrs.insert(name.to_vec(), value);
@@ -167,7 +167,7 @@ fn one_name(record: Option<Vec<u8>>, gnu: Option<Vec<u8>>) -> Result<Option<Vec<
 /// Refuses a global header that would change entries for some readers and not for others.
 fn check_global(records: &Records) -> Result<()> {
     let changes = |key: &&Vec<u8>| {
-        INTERPRETED.contains(&key.as_slice()) || key.starts_with(XATTR) || key.starts_with(b"GNU.sparse.")
+        INTERPRETED.contains(&key.as_slice()) || key.starts_with(XATTR_PREFIX) || key.starts_with(b"GNU.sparse.")
     };
     match records.keys().find(changes) {
         None => Ok(()),

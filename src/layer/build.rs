@@ -11,19 +11,18 @@ use std::io::{self, Read, Write};
 
 use crate::archive::compression::Encoder;
 use crate::archive::entry::{Entry, Kind};
-use crate::archive::extensions::XATTR;
+use crate::archive::extensions::XATTR_PREFIX;
 use crate::archive::header::BLOCK;
 use crate::archive::path;
 use crate::archive::pax;
 use crate::blob::{Hashing, Spool, SpoolWriter};
+use crate::capability::XATTR;
 use crate::error::{Error, Result};
 use crate::layer::cache::Cache;
 use crate::layer::lookup::Found;
 use crate::oci::digest::Digest;
 use crate::oci::media_type::Compression;
 
-/// The extended attribute that holds a file's capabilities, capabilities(7).
-pub const CAPABILITY: &[u8] = b"security.capability";
 /// Bytes of an extended header that container engines read: `maxSpecialFileSize` of Go's archive/tar.
 const MAX_EXTENSION: usize = 1 << 20;
 /// The largest numbers of the ustar fields with 7 and with 11 octal digits.
@@ -34,7 +33,7 @@ const MAX_11: u64 = 0o77_777_777_777;
 pub struct Addition<'a> {
     /// The file as it is in the image.
     pub found: &'a Found,
-    /// The value of [`CAPABILITY`]: `struct vfs_cap_data`, 20 bytes for revision 2. Without one the file has no such attribute:
+    /// The value of [`XATTR`]: `struct vfs_cap_data`, 20 bytes for revision 2. Without one the file has no such attribute:
     /// unpackers make a new file of an entry.
     pub capability: Option<Vec<u8>>,
 }
@@ -65,8 +64,8 @@ pub fn build(additions: &[Addition<'_>], compression: Compression, cache: &Cache
             parents.insert(&parent.entry.path, &parent.entry);
         }
         let mut entry = addition.found.entry.clone();
-        entry.xattrs.remove(CAPABILITY);
-        entry.xattrs.extend(addition.capability.clone().map(|value| (CAPABILITY.to_vec(), value)));
+        entry.xattrs.remove(XATTR.as_bytes());
+        entry.xattrs.extend(addition.capability.clone().map(|value| (XATTR.into(), value)));
         // libarchive's copy of the old value would contradict the new one.
         entry.pax.remove(&b"LIBARCHIVE.xattr.security.capability"[..]);
         if files.insert(&addition.found.path, (entry, &addition.found.content)).is_some() {
@@ -152,7 +151,7 @@ fn write_padded(out: &mut dyn Write, header: &[u8; BLOCK], content: &mut impl Re
 fn encode(entry: &Entry) -> (tar::Header, BTreeMap<Vec<u8>, Vec<u8>>) {
     let mut records = entry.pax.clone();
     for (name, value) in &entry.xattrs {
-        records.insert([XATTR, name].concat(), value.clone());
+        records.insert([XATTR_PREFIX, name].concat(), value.clone());
     }
     let mut record = |key: &str, value: &[u8]| {
         records.insert(key.as_bytes().to_vec(), value.to_vec());
@@ -281,7 +280,7 @@ mod tests {
         let paths: Vec<_> = entries.iter().map(|(e, _)| String::from_utf8_lossy(&e.path).into_owned()).collect();
         assert_eq!(paths, ["opt", "usr", "usr/sbin", "opt/x", "usr/a", "usr/sbin/nginx"]);
         assert!(entries[..3].iter().all(|(e, _)| e.xattrs.is_empty() && e.mode == 0o755));
-        assert!(entries[3..].iter().all(|(e, _)| e.xattrs[CAPABILITY] == [1; 20] && e.mode == 0o4755));
+        assert!(entries[3..].iter().all(|(e, _)| e.xattrs[XATTR.as_bytes()] == [1; 20] && e.mode == 0o4755));
         let other = additions([&three, &one, &two]);
         assert_eq!((layer.digest, layer.diff_id, layer.size), (other.digest, other.diff_id, other.size));
         let twice = [Addition { found: &one, capability: None }, Addition { found: &one, capability: None }];
@@ -318,7 +317,7 @@ mod tests {
     #[test]
     fn an_old_capability_gives_way_everywhere() {
         let mut entry = Entry::implied_directory(b"f".to_vec());
-        entry.xattrs.insert(CAPABILITY.to_vec(), vec![9; 20]);
+        entry.xattrs.insert(XATTR.into(), vec![9; 20]);
         entry.xattrs.insert(b"user.x".to_vec(), b"".to_vec());
         entry.pax.insert(b"LIBARCHIVE.xattr.security.capability".to_vec(), b"CQkJ".to_vec());
         entry.pax.insert(b"SCHILY.acl.access".to_vec(), b"user::rwx".to_vec());
@@ -326,7 +325,7 @@ mod tests {
         for capability in [Some(b"\x01\0\0\x02\0\x0a\0\0=\n12 path=x\n".to_vec()), None] {
             let addition = Addition { found: &file, capability: capability.clone() };
             let (entry, _) = read(&build(&[addition], Compression::Gzip, &Cache::default()).unwrap()).remove(0);
-            let new = capability.map(|value| (CAPABILITY.to_vec(), value));
+            let new = capability.map(|value| (XATTR.into(), value));
             assert_eq!(entry.xattrs, new.into_iter().chain([(b"user.x".to_vec(), vec![])]).collect());
             assert_eq!(entry.pax.keys().collect::<Vec<_>>(), [b"SCHILY.acl.access"]);
         }

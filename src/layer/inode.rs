@@ -5,14 +5,14 @@
 
 use crate::archive::entry::Entry;
 use crate::archive::path;
+use crate::capability::XATTR;
 use crate::error::{Error, Result};
-use crate::layer::build::CAPABILITY;
 
 /// Gives `file` the owner, permissions, time and extended attributes of a hard link to it. Whether the two differ in
 /// capabilities: about these container engines disagree, since chown(2) takes them off (containerd and Docker give a file those
 /// of its last link, Buildah those of the last entry that has any, umoci its own).
 pub(super) fn amend(file: &mut Entry, link: &Entry) -> bool {
-    let differ = file.xattrs.get(CAPABILITY) != link.xattrs.get(CAPABILITY);
+    let differ = file.xattrs.get(XATTR.as_bytes()) != link.xattrs.get(XATTR.as_bytes());
     (file.mode, file.uid, file.gid) = (link.mode, link.uid, link.gid);
     file.uname.clone_from(&link.uname);
     file.gname.clone_from(&link.gname);
