@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::archive::header::BLOCK;
 use crate::blob;
 use crate::error::{Error, Kind, Result};
 use crate::oci::descriptor::Descriptor;
@@ -26,7 +27,6 @@ use crate::transport::layout::index::{INDEX, MARKER, MARKER_CONTENT};
 use crate::transport::pieces::PieceReader;
 use crate::transport::{Content, blocking};
 
-const BLOCK: usize = 512;
 const PIECE: usize = 256 << 10;
 
 /// What was recorded to be written.
