@@ -12,7 +12,7 @@ use crate::layer::lookup::LayerSource;
 use crate::limits::{self, Limits};
 use crate::oci::config::ImageConfig;
 use crate::oci::descriptor::Descriptor;
-use crate::oci::manifest::{Document, Index, Manifest};
+use crate::oci::manifest::{BASE_NAME, Document, Index, Manifest};
 use crate::oci::media_type::Kind;
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, Target};
@@ -291,6 +291,16 @@ pub async fn images(place: &Place, tree: &Node, platforms: &[Platform]) -> Resul
         });
     }
     Ok(images)
+}
+
+/// The name of the image that this one was made from, if it says it: in the annotations of `root`, or in the labels of the
+/// first of its `images`.
+pub fn base_name(root: &Root, images: &[Image]) -> Result<Option<String>> {
+    if let Some(name) = root.document.annotation(BASE_NAME)? {
+        return Ok(Some(name));
+    }
+    let labels = images.first().map(|image| image.config.labels()).transpose()?;
+    Ok(labels.and_then(|labels| labels.get(BASE_NAME).cloned()))
 }
 
 /// The tag that `reference` asks to be written; refuses a digest and no tag at all.

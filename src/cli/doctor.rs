@@ -12,8 +12,7 @@ use super::{Common, Opened, bars, explain, parse_platform, parse_reference};
 use crate::doctor::manifest::{self, Found};
 use crate::doctor::{self, Examination, Fate, Finding, Level, Options};
 use crate::error::{Error, Kind, Result, printable};
-use crate::image::Image;
-use crate::oci::manifest::BASE_NAME;
+use crate::image;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::profile::{PROFILES, Profile};
@@ -83,7 +82,7 @@ async fn examine(reference: &Reference, arguments: &Arguments, common: &Common) 
         Report { image: reference.to_string(), digest: root.descriptor.digest.to_string(), images: Vec::new() };
     let manifests = match arguments.manifests.is_empty() {
         true => None,
-        false => Some(Arc::new(found(reference, arguments, root.document.annotation(BASE_NAME)?, &images).await?)),
+        false => Some(Arc::new(found(reference, arguments, image::base_name(&root, &images)?).await?)),
     };
     let linux: Vec<_> = images.iter().filter(|image| image.platform.os == "linux").collect();
     if linux.is_empty() {
@@ -115,10 +114,8 @@ async fn examine(reference: &Reference, arguments: &Arguments, common: &Common) 
 }
 
 /// The containers of the image, or of what it was made from, in the manifests.
-async fn found(image: &Reference, arguments: &Arguments, base: Option<String>, images: &[Image]) -> Result<Found> {
+async fn found(image: &Reference, arguments: &Arguments, base: Option<String>) -> Result<Found> {
     let manifests = arguments.manifests.iter().map(|file| read(file, false)).collect::<Result<Vec<_>>>()?;
-    let labels = images.first().map(|image| image.config.labels()).transpose()?;
-    let base = base.or_else(|| labels.and_then(|labels| labels.get(BASE_NAME).cloned()));
     let base: Option<Reference> = base.and_then(|base| base.parse().ok());
     let name = image.to_string();
     let is_registry = matches!(image, Reference::Registry { .. });

@@ -9,8 +9,8 @@ use similar::TextDiff;
 
 use super::{Common, Opened, parse_reference};
 use crate::error::{Error, Result};
+use crate::image;
 use crate::kubernetes::{self, Change, Edited, Manifest, Options, Outcome, Warning, Way};
-use crate::oci::manifest::BASE_NAME;
 use crate::oci::reference::Reference;
 use crate::transport::blocking;
 
@@ -182,14 +182,9 @@ async fn old_images(manifests: &[Manifest], options: &Options, common: &Common) 
     Err(error.context("cannot tell which image is to be replaced").hint("name it with --old IMAGE, such as --old kong"))
 }
 
-/// The base that an image names in its annotations or labels.
 async fn base_of(image: &Reference, common: &Common) -> Result<Option<String>> {
     let Opened { root, images, .. } = Opened::new(image, &[], common).await?;
-    if let Some(base) = root.document.annotation(BASE_NAME)? {
-        return Ok(Some(base));
-    }
-    let labels = images.first().map(|image| image.config.labels()).transpose()?;
-    Ok(labels.and_then(|labels| labels.get(BASE_NAME).cloned()))
+    image::base_name(&root, &images)
 }
 
 pub(super) fn read(file: &Path, write: bool) -> Result<Manifest> {
