@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::fix::snippet;
 use super::manifest::{Detail, Format, Found, Port, UNPRIVILEGED_PORT_START};
+use super::walk::NODE_PORT_START;
 use super::{Container, Finding, Level, Role, Variable};
 use crate::kong::{Version, listen};
 use crate::oci::reference::Reference;
@@ -168,10 +169,11 @@ impl<'a> Pair<'a> {
     /// M5: the manifest's value wins over the image's.
     fn listen_overridden(&self) -> Option<Finding> {
         let baked = self.facts.env.get("KONG_PROXY_LISTEN")?;
-        let low = |text: &str| listen::parse(text, None).is_ok_and(|all| all.iter().any(|one| one.port < 1024));
+        let low =
+            |text: &str| listen::parse(text, None).is_ok_and(|all| all.iter().any(|one| one.port < NODE_PORT_START));
         let own = self.own("KONG_PROXY_LISTEN")?;
         let listeners = self.listeners()?;
-        if !low(baked) || listeners.iter().any(|listener| listener.port < 1024) {
+        if !low(baked) || listeners.iter().any(|listener| listener.port < NODE_PORT_START) {
             return None;
         }
         Some(Finding {
@@ -254,7 +256,7 @@ impl<'a> Pair<'a> {
     /// M7: low ports without any capability.
     fn sysctl(&self) -> Option<Finding> {
         let listeners = self.listeners()?;
-        let lowest = listeners.iter().map(|listener| listener.port).filter(|port| *port < 1024).min()?;
+        let lowest = listeners.iter().map(|listener| listener.port).filter(|port| *port < NODE_PORT_START).min()?;
         if self.container.host_network {
             return None;
         }
