@@ -183,12 +183,9 @@ impl ImageConfig {
         match entries.iter().position(|entry| is_it(entry)) {
             Some(first) => {
                 entries[first] = new;
-                let mut i = 0;
                 // A second entry of the same name would compete with ours.
-                entries.retain(|entry| {
-                    i += 1;
-                    i - 1 <= first || !is_it(entry)
-                });
+                let mut set = false;
+                entries.retain(|entry| !is_it(entry) || !std::mem::replace(&mut set, true));
             }
             None => entries.push(new),
         }

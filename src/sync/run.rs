@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::{StreamExt, stream};
+
 use super::report::{Change, End, Report, Row};
 use super::shard::Shard;
 use super::spec::Spec;
@@ -13,7 +15,6 @@ use crate::oci::reference::Reference;
 use crate::patch::{self, State};
 use crate::progress::Progress;
 use crate::transport::{Place, Transports};
-use futures_util::{StreamExt, stream};
 
 /// Repositories whose tags are listed at the same time.
 const LISTINGS: usize = 4;
