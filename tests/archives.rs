@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use capatch::oci::digest::{Algorithm, Digest, Hasher};
 use capatch::oci::media_type::OCI_INDEX;
 use common::cli::{Run, capatch, fails, json, ok, prove, run, start};
+use common::files;
 use common::image::{Content, Image, Index, NGINX, Packing, Scene, hex, leftovers};
 use common::registry::{Ending, Registry, Reply};
 use common::tar::{file, symlink, tar};
@@ -522,10 +523,10 @@ fn a_missing_directory_for_temporary_files_is_no_missing_image() {
 
 #[test]
 fn the_readme_shows_what_copy_and_patch_print() {
-    let readme = fs::read_to_string(format!("{}/README.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let readme = files::read("README.md");
     let scene = Scene::new();
     let archive = |tag: &str| format!("oci-archive:{}:kong:{tag}", scene.path("kong.tar").display());
-    ok(["copy", &format!("oci:{}/testdata/kong:3.9", env!("CARGO_MANIFEST_DIR")), &archive("3.9")]);
+    ok(["copy", &files::kong(), &archive("3.9")]);
     let said = ok(["patch", &archive("3.9"), &archive("3.9-lowport")]).stdout;
     let digest = said.trim_end().rsplit_once('@').unwrap().1;
     assert!(readme.contains(&format!("oci-archive:target/kong.tar:kong:3.9-lowport@{digest}\n")), "{digest}");

@@ -4,8 +4,6 @@
 
 mod common;
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use capatch::error::{Kind, Result};
 use capatch::oci::descriptor::Descriptor;
@@ -16,24 +14,18 @@ use capatch::transport::registry::{Client, Options, Repository};
 use common::attacker::Attacker;
 use common::cli::{fails, ok};
 use common::image::{Content, Image, Scene};
+use common::library::options;
 use common::registry::{Auth, Bearer, Registry, Reply, basic};
 use futures_util::TryStreamExt;
 
 const SECRET: &str = "hunter2";
 const MANIFEST: &[u8] = br#"{"schemaVersion":2}"#;
 
-/// The repository `a` of `registry`, with a login, and with the `hosts.toml` directory `hosts`.
+/// The repository `a` of `registry`, whose login has the members `entry`.
 fn logged_in(registry: &Registry, entry: &str, change: impl FnOnce(&mut Options)) -> Repository {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!(r#"{{"auths":{{"{}":{{{entry}}}}}}}"#, registry.host())).unwrap();
-    let mut options = Options {
-        auth_file: Some(file.path().into()),
-        cert_dir: Some("/does/not/exist".into()),
-        registries_conf: Some("/dev/null".into()),
-        hosts_dir: Some("/dev/null".into()),
-        retry_base: Duration::from_millis(1),
-        ..Options::default()
-    };
+    let mut options = Options { auth_file: Some(file.path().into()), ..options() };
     change(&mut options);
     let name = reference::Repository { registry: registry.host(), path: "a".into() };
     let repository = Client::new(options).unwrap().repository(&name).unwrap();

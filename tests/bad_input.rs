@@ -16,6 +16,7 @@ use capatch::oci::digest::Digest;
 use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
 use common::cli::{Run, capatch, fails, ok, prove, run, start};
 use common::elf;
+use common::files::kong;
 use common::image::{Content, Image, Index, NGINX, NGINX_ENTRY, Packing, Scene, hex, leftovers};
 use common::registry::{Auth, Bearer, Registry, Reply};
 use common::tar::{self, caps, caps_of, device, dir, file, hard_link, symlink};
@@ -1221,7 +1222,7 @@ fn what_stands_in_the_way_of_a_layout_is_named() {
 
 #[test]
 fn an_empty_variable_is_none() {
-    let image = format!("oci:{}/testdata/kong:3.9", env!("CARGO_MANIFEST_DIR"));
+    let image = kong();
     let mut command = capatch(["inspect", "--no-layers", &image]);
     command.envs([("CONTAINERD_ADDRESS", ""), ("CONTAINERD_NAMESPACE", ""), ("DOCKER_HOST", "")]);
     start(command).succeeded();

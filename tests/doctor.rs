@@ -5,9 +5,9 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::cli::{self, Run, capatch, fails, run, start};
-use common::elf;
 use common::image::{Content, Image, Index, NGINX, NGINX_ENTRY, Scene};
 use common::tar::{Entry, dir, file, hard_link, symlink};
+use common::{elf, files};
 use serde_json::Value;
 
 /// `cap_net_bind_service=ep`
@@ -435,12 +435,11 @@ fn hostile_images_cost_no_more_than_their_size() {
 #[test]
 fn the_readme_shows_what_is_printed() {
     let scene = Scene::new();
-    let here = env!("CARGO_MANIFEST_DIR");
-    let (source, result) = (format!("oci:{here}/testdata/kong:3.9"), scene.reference("dst:3.9-lowport"));
+    let (source, result) = (files::kong(), scene.reference("dst:3.9-lowport"));
     start(capatch(["patch", &source, &result])).succeeded();
     let printed = run(["doctor", &result]).succeeded().stdout;
     let head: Vec<&str> = printed.lines().take(13).collect();
-    let readme = std::fs::read_to_string(format!("{here}/README.md")).unwrap();
+    let readme = files::read("README.md");
     let example = format!("$ capatch doctor oci:target/kong:3.9-lowport | head -13\n{}\n```\n", head.join("\n"));
     assert!(readme.contains(&example), "{example}");
 }

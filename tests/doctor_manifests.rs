@@ -2,10 +2,9 @@
 
 mod common;
 
-use std::fs;
-
 use common::cli::{fails, run};
-use common::patched::{Patched, testdata};
+use common::files::{at, kong, read};
+use common::patched::Patched;
 use serde_json::Value;
 
 /// The exit code, and what is said about the first platform.
@@ -73,7 +72,7 @@ fn what_the_manifest_says_decides_whether_it_starts_and_binds() {
 #[test]
 fn what_is_to_be_put_in_makes_it_work() {
     let patched = Patched::new();
-    let values = fs::read_to_string(testdata("doctor/values.yaml")).unwrap();
+    let values = read("testdata/doctor/values.yaml");
     let (code, said) = look(&patched, &patched.write(&values));
     assert_eq!(code, 8, "{said:#}");
     let (context, dns) = (finding(&said, "no-new-privileges"), finding(&said, "dns-policy"));
@@ -108,7 +107,7 @@ fn manifests_that_cannot_be_judged_are_refused() {
     }
     fails(3, &["missing.yaml"], ["doctor", &image, "-f", "missing.yaml"]);
     let two = patched.write("kind: Pod\nspec: {containers: [{image: kong}]}\n");
-    let report = run(["doctor", &image, "--json", "-f", &two, "-f", &testdata("k8s/cronjob.yaml")]).json();
+    let report = run(["doctor", &image, "--json", "-f", &two, "-f", &at("testdata/k8s/cronjob.yaml")]).json();
     assert_eq!(report["images"][0]["containers"].as_array().unwrap().len(), 2);
 }
 
@@ -189,7 +188,7 @@ fn variables_from_elsewhere_leave_the_ports_open() {
         ),
     ] {
         let file = patched.write(&text);
-        let run = run(["doctor", &format!("oci:{}", testdata("kong")), "--json", "-f", &file]);
+        let run = run(["doctor", &kong(), "--json", "-f", &file]);
         let said = run.json();
         let verdict_there = said["images"][0]["verdict"].as_str().unwrap().replace(&file, "manifest.yaml");
         assert_eq!((run.code, &*verdict_there), (code, verdict), "{text}");

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use common::cli::run;
-use common::patched::{Patched, testdata};
+use common::files;
+use common::patched::Patched;
 use serde_json::{Map, Value, json};
 
 /// What is said of some manifests.
@@ -246,7 +247,7 @@ fn what_is_foretold_is_explained() {
 fn manifests() -> Vec<(String, Vec<Value>)> {
     let mut all = Vec::new();
     for directory in ["k8s", "doctor"] {
-        for entry in fs::read_dir(testdata(directory)).unwrap() {
+        for entry in fs::read_dir(files::at(&format!("testdata/{directory}"))).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             // Tabs are no YAML; the others do not run Kong.

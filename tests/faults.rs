@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::claims::{exists, hold, named, read};
+use common::claims::{exists, hold, named};
+use common::files::read;
 
 /// How many rows each group has.
 const ROWS: [(char, usize); 9] =

@@ -14,6 +14,7 @@ use capatch::oci::digest::Digest;
 use capatch::oci::reference;
 use capatch::transport::Content;
 use capatch::transport::registry::{Client, Options, Pushed, Repository};
+use common::library::options;
 use futures_util::TryStreamExt;
 use h2::{Reason, RecvStream};
 use rcgen::generate_simple_self_signed;
@@ -92,14 +93,7 @@ async fn registry(blob: &[u8], faults: &[Fault]) -> (Shared, Repository) {
             });
         }
     });
-    let client = Client::new(Options {
-        ca_file: Some(ca),
-        cert_dir: Some("/does/not/exist".into()),
-        registries_conf: Some("/dev/null".into()),
-        hosts_dir: Some("/dev/null".into()),
-        retry_base: Duration::from_millis(1),
-        ..Options::default()
-    });
+    let client = Client::new(Options { ca_file: Some(ca), ..options() });
     let client = client.unwrap();
     let repository = client.repository(&reference::Repository { registry: host, path: "a".into() }).unwrap();
     // The file is read when the first connection is made.

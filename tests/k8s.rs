@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use common::cli::{Run, capatch, fails, json, ok, run, start};
+use common::files;
 use common::image::{Image, Scene};
-use common::manifests::{KONG, NEW, documents, edit, fixtures, read, testdata};
+use common::manifests::{KONG, NEW, documents, edit, fixtures, path, read};
 use common::registry::Registry;
 use serde_json::{Value, json};
 
@@ -112,7 +113,7 @@ fn line_ends_and_the_end_of_the_file_are_kept() {
 #[test]
 fn before_becomes_after() {
     let image = "registry.example.com/kong:1.2.2-lowport";
-    let new = ok(["k8s", &testdata("write-up-before.yaml"), "--image", image, "--old", "kong"]).stdout;
+    let new = ok(["k8s", &path("write-up-before.yaml"), "--image", image, "--old", "kong"]).stdout;
     let mut expected = documents(&read("write-up-after.yaml"));
     for list in ["initContainers", "containers"] {
         let container = &mut expected[0]["spec"]["template"]["spec"][list][0];
@@ -135,13 +136,9 @@ fn before_becomes_after() {
     let container: Vec<String> = container.iter().map(|line| format!("        {line}")).collect();
     assert_eq!(more, [&container[..], &container[..]].concat());
 
-    let again = ok(["k8s", &testdata("write-up-after.yaml"), "--image", image, "--old", "kong"]).stdout;
+    let again = ok(["k8s", &path("write-up-after.yaml"), "--image", image, "--old", "kong"]).stdout;
     assert_eq!(documents(&again), expected, "its own second manifest needs only that");
-    fails(
-        5,
-        &["write-up-tabs.yaml:", "tab"],
-        ["k8s", &testdata("write-up-tabs.yaml"), "--image", NEW, "--old", "kong"],
-    );
+    fails(5, &["write-up-tabs.yaml:", "tab"], ["k8s", &path("write-up-tabs.yaml"), "--image", NEW, "--old", "kong"]);
 }
 
 #[test]
@@ -629,12 +626,11 @@ fn only_the_image_asked_for_is_replaced() {
 
 #[test]
 fn the_readme_says_what_the_example_does() {
-    let here = env!("CARGO_MANIFEST_DIR");
-    let readme = fs::read_to_string(format!("{here}/README.md")).unwrap();
+    let readme = files::read("README.md");
     let arguments = "k8s testdata/k8s/write-up-before.yaml --image registry.example.com/kong:1.2.2-lowport --old kong";
     let mut command = capatch(arguments.split(' '));
     let said = start({
-        command.current_dir(here);
+        command.current_dir(files::at(""));
         command
     });
     let shown = format!("$ capatch {arguments} > target/kong.yaml\n{}```", said.succeeded().stderr);

@@ -14,7 +14,9 @@ use capatch::oci::reference;
 use capatch::transport::Place;
 use capatch::transport::registry::{Client, Options};
 use common::cli::{capatch, run, start};
+use common::files::kong;
 use common::image::Image;
+use common::library::options;
 use common::registry::{Registry, Reply};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt};
@@ -69,7 +71,7 @@ fn many_that_wait_for_one_limit_say_it_once() {
             Reply::new(429).header("retry-after", 3)
         })
     });
-    let source = format!("oci:{}/testdata/kong:3.9", env!("CARGO_MANIFEST_DIR"));
+    let source = kong();
     let told = start(capatch(["patch", &source, &format!("{}/new:1", registry.host())])).succeeded().stderr;
     assert!(refused.load(Ordering::SeqCst) > 1);
     assert_eq!(told.matches("waiting 3 seconds").count(), 1, "{told}");
@@ -105,14 +107,7 @@ fn counting(counted: fn(&common::registry::Request) -> bool) -> (Registry, Arc<A
 }
 
 fn client(jobs: usize) -> Client {
-    Client::new(Options {
-        cert_dir: Some("/does/not/exist".into()),
-        registries_conf: Some("/dev/null".into()),
-        hosts_dir: Some("/dev/null".into()),
-        jobs,
-        ..Options::default()
-    })
-    .unwrap()
+    Client::new(Options { jobs, ..options() }).unwrap()
 }
 
 fn place(client: &Client, registry: &Registry, path: &str) -> Place {

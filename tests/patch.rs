@@ -9,12 +9,12 @@ use std::os::unix::process::CommandExt;
 use capatch::oci::media_type::{DOCKER_CONFIG, DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER_GZIP};
 use capatch::profile::PROFILES;
 use common::cli::{capatch, fails, json, ok, prove, run, start};
-use common::elf;
 use common::image::{
     BASE_DIGEST, BASE_NAME, Content, DOCKER_LAYER, Image, Index, NGINX, NGINX_ENTRY, Opened, Packing, RECORD, Scene,
 };
 use common::registry::{Registry, Reply, Request};
 use common::tar::{self, caps, caps_of, dir, file, hard_link, symlink, whiteout};
+use common::{elf, files};
 use serde_json::{Value, json};
 
 /// `cap_net_bind_service=ep`: capability 10.
@@ -1267,7 +1267,7 @@ fn a_profile_wants_all_of_its_programs() {
 #[test]
 fn help_and_readme_list_the_profiles() {
     let help = ok(["patch", "--help"]).stdout;
-    let readme = fs::read_to_string(format!("{}/README.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let readme = files::read("README.md");
     for profile in PROFILES {
         // The help is wrapped to the width of the terminal.
         let start: String = profile.about.split(' ').take(3).collect::<Vec<_>>().join(" ");
@@ -1664,7 +1664,7 @@ fn a_patched_image_can_be_patched_again() {
 #[test]
 fn the_committed_image_is_patched_as_the_readme_says() {
     let scene = Scene::new();
-    let source = format!("oci:{}/testdata/kong:3.9", env!("CARGO_MANIFEST_DIR"));
+    let source = files::kong();
     let result = scene.reference("kong:3.9-lowport");
     let said = ok(["patch", &source, &result]);
     assert!(said.stderr.contains("2 attestation manifests"), "{said:#?}");

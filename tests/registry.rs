@@ -17,6 +17,7 @@ use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
 use capatch::oci::reference::{self, Target};
 use capatch::transport::registry::{Client, Options, Pushed, Repository, Stored};
 use capatch::transport::{Content, from_reader};
+use common::library::options;
 use common::registry::{Auth, Bearer, Ending, Registry, Reply, Request, basic};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -27,14 +28,7 @@ fn client_with(config: &str, change: impl FnOnce(&mut Options)) -> Client {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(config.as_bytes()).unwrap();
     let (_, path) = file.keep().unwrap();
-    let mut options = Options {
-        auth_file: Some(path),
-        cert_dir: Some("/does/not/exist".into()),
-        registries_conf: Some("/dev/null".into()),
-        hosts_dir: Some("/dev/null".into()),
-        retry_base: Duration::from_millis(1),
-        ..Options::default()
-    };
+    let mut options = Options { auth_file: Some(path), ..options() };
     change(&mut options);
     Client::new(options).unwrap()
 }

@@ -14,6 +14,7 @@ use capatch::oci::digest::Digest;
 use capatch::oci::media_type::{OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST};
 use capatch::oci::reference::{self, Target};
 use capatch::transport::registry::{Client, Options, Pushed, Stored};
+use common::library::options;
 use futures_util::TryStreamExt;
 
 struct Running(Child);
@@ -46,10 +47,9 @@ async fn an_image_goes_in_and_comes_out() {
     let auth = tempfile::NamedTempFile::new().unwrap();
     let options = Options {
         auth_file: Some(auth.path().into()),
-        cert_dir: Some("/does/not/exist".into()),
         // The registry may take a moment to start.
         retry_base: Duration::from_millis(500),
-        ..Options::default()
+        ..options()
     };
     let client = Client::new(options).unwrap();
     let repository = |path: &str| {

@@ -7,12 +7,12 @@ mod common;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use capatch::error::{Kind, Result};
 use capatch::oci::media_type::OCI_MANIFEST;
 use capatch::oci::reference::{self, Target};
 use capatch::transport::registry::{Client, Manifest, Options};
+use common::library::options;
 use common::registry::{Registry, Reply};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedKey, IsCa, KeyPair, date_time_ymd, generate_simple_self_signed,
@@ -47,12 +47,7 @@ fn serve(certificate: &CertifiedKey<KeyPair>, client: Option<&CertifiedKey<KeyPa
 
 async fn get(host: &str, change: impl FnOnce(&mut Options)) -> Result<Option<Manifest>> {
     let empty = tempfile::NamedTempFile::new().unwrap();
-    let mut options = Options {
-        auth_file: Some(empty.path().into()),
-        cert_dir: Some("/does/not/exist".into()),
-        retry_base: Duration::from_millis(1),
-        ..Options::default()
-    };
+    let mut options = Options { auth_file: Some(empty.path().into()), ..options() };
     change(&mut options);
     let name = reference::Repository { registry: host.into(), path: "a".into() };
     Client::new(options)?.repository(&name)?.manifest(&Target::Tag("1".into())).await

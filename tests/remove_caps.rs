@@ -3,13 +3,12 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::fs;
 
 use common::cli::{capatch, fails, json, ok, prove, run, start};
-use common::elf;
 use common::image::{BASE_DIGEST, Content, Image, Index, NGINX, NGINX_ENTRY, Opened, RECORD, Scene};
 use common::registry::Registry;
 use common::tar::{caps, caps_of, dir, file, hard_link};
+use common::{elf, files};
 use serde_json::{Value, json};
 
 const CAPABILITY: &str = "security.capability";
@@ -244,9 +243,9 @@ fn ports_and_variables_change_only_if_they_are_named() {
 
 #[test]
 fn the_readme_says_what_the_example_does() {
-    let (scene, here) = (Scene::new(), env!("CARGO_MANIFEST_DIR"));
-    std::os::unix::fs::symlink(format!("{here}/testdata"), scene.path("testdata")).unwrap();
-    let readme = fs::read_to_string(format!("{here}/README.md")).unwrap();
+    let scene = Scene::new();
+    std::os::unix::fs::symlink(files::at("testdata"), scene.path("testdata")).unwrap();
+    let readme = files::read("README.md");
     for (from, to, options) in [
         ("oci:testdata/kong:3.9", "oci:target/kong:3.9-lowport", &[][..]),
         ("oci:target/kong:3.9-lowport", "oci:target/kong:3.9-plain", &["--remove-caps", "--unexpose", "80,443"]),

@@ -8,10 +8,10 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use common::cli::{Run, capatch, ok, prove, run, start};
-use common::elf;
 use common::image::{Content, Image, Index, NGINX_ENTRY, Opened, Packing, Scene};
 use common::registry::{Registry, Reply, Request};
 use common::tar::{self, file};
+use common::{elf, files};
 use serde_json::{Value, json};
 
 /// A source registry and a destination, and a directory for the file.
@@ -556,10 +556,10 @@ fn a_job_and_a_schema_are_printed_without_any_request() {
 
 #[test]
 fn the_readme_says_what_the_example_does() {
-    let (scene, here) = (Scene::new(), env!("CARGO_MANIFEST_DIR"));
-    std::os::unix::fs::symlink(format!("{here}/testdata"), scene.path("testdata")).unwrap();
-    let readme = fs::read_to_string(format!("{here}/README.md")).unwrap();
-    let file = fs::read_to_string(format!("{here}/testdata/sync.yaml")).unwrap();
+    let scene = Scene::new();
+    std::os::unix::fs::symlink(files::at("testdata"), scene.path("testdata")).unwrap();
+    let readme = files::read("README.md");
+    let file = files::read("testdata/sync.yaml");
     assert!(readme.contains(&format!("$ cat testdata/sync.yaml\n{file}$ capatch sync")));
     for command in [&["sync", "testdata/sync.yaml"][..], &["sync", "testdata/sync.yaml", "--check"]] {
         let mut run = capatch(command);

@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::claims::{hold, read};
+use common::claims::hold;
+use common::files::read;
 
 #[test]
 fn every_row_has_a_test_or_says_why_not() {

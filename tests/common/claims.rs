@@ -1,10 +1,6 @@
 //! Tables and texts that name the tests behind them, held to their word.
 
-use std::fs;
-
-pub fn read(name: &str) -> String {
-    fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap_or_else(|e| panic!("{name}: {e}"))
-}
+use super::files::read;
 
 /// The tests that `text` names, as `FILE.rs::NAME` between back quotes.
 pub fn named(text: &str) -> Vec<&str> {

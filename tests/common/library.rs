@@ -19,6 +19,17 @@ use super::registry::Registry;
 
 pub const PASSWORD: &str = "canary-password";
 
+/// How to talk to registries: by nothing that the machine has set, but logins, and nearly without waits.
+pub fn options() -> Options {
+    Options {
+        cert_dir: Some("/does/not/exist".into()),
+        registries_conf: Some("/dev/null".into()),
+        hosts_dir: Some("/dev/null".into()),
+        retry_base: Duration::from_millis(1),
+        ..Options::default()
+    }
+}
+
 /// Transports that remember nothing, wait for next to nothing, and know the password for `registries`.
 pub fn transports(scene: &Scene, registries: &[&Registry]) -> Transports {
     let auths: Vec<String> = registries
@@ -28,13 +39,10 @@ pub fn transports(scene: &Scene, registries: &[&Registry]) -> Transports {
     fs::write(scene.path("auth.json"), format!(r#"{{"auths":{{{}}}}}"#, auths.join(","))).unwrap();
     let registries = Client::new(Options {
         auth_file: Some(scene.path("auth.json")),
-        cert_dir: Some("/does/not/exist".into()),
-        registries_conf: Some("/dev/null".into()),
-        hosts_dir: Some("/dev/null".into()),
         max_wait: Duration::from_secs(2),
         retry_base: Duration::ZERO,
         stall: Duration::from_secs(5),
-        ..Options::default()
+        ..options()
     });
     let containerd = containerd::Options { address: scene.path("none"), namespace: "none".into() };
     Transports {

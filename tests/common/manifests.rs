@@ -2,26 +2,26 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
 
 use super::cli::{Run, capatch};
+use super::files;
 
 pub const NEW: &str = "registry.example.com/kong:3.9-lowport";
 
-pub fn testdata(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/k8s").join(name).to_str().unwrap().to_owned()
+pub fn path(name: &str) -> String {
+    files::at(&format!("testdata/k8s/{name}"))
 }
 
 pub fn read(name: &str) -> String {
-    fs::read_to_string(testdata(name)).unwrap()
+    files::read(&format!("testdata/k8s/{name}"))
 }
 
 /// Every fixture that can be edited.
 pub fn fixtures() -> Vec<(String, String)> {
-    let directory = fs::read_dir(testdata("")).unwrap();
+    let directory = fs::read_dir(path("")).unwrap();
     let names = directory.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut all: Vec<_> = names.filter(|name| name != "write-up-tabs.yaml").map(|n| (n.clone(), read(&n))).collect();
     all.sort();

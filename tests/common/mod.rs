@@ -5,6 +5,7 @@ pub mod attacker;
 pub mod claims;
 pub mod cli;
 pub mod elf;
+pub mod files;
 pub mod image;
 pub mod library;
 pub mod manifests;

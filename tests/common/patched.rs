@@ -1,13 +1,9 @@
 //! A patched Kong for `capatch doctor`, and a directory for the manifests that run it.
 
 use std::fs;
-use std::path::Path;
 
 use super::cli::ok;
-
-pub fn testdata(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name).to_str().unwrap().to_owned()
-}
+use super::files::kong;
 
 /// A patched Kong, and a directory for manifests.
 pub struct Patched(tempfile::TempDir);
@@ -15,7 +11,7 @@ pub struct Patched(tempfile::TempDir);
 impl Patched {
     pub fn new() -> Self {
         let patched = Patched(tempfile::tempdir().unwrap());
-        ok(["patch", &format!("oci:{}", testdata("kong")), &patched.image(), "--listen"]);
+        ok(["patch", &kong(), &patched.image(), "--listen"]);
         patched
     }
 
