@@ -26,7 +26,7 @@ pub(super) struct Session {
     /// Bytes that the registry has.
     pub(super) offset: u64,
     /// Of a session that is to be cancelled when nobody goes on with it: where it is.
-    owner: Option<Endpoint>,
+    owner: Option<Box<Endpoint>>,
 }
 
 /// A session that was dropped before its end.
@@ -41,7 +41,7 @@ pub(in super::super) struct Abandoned {
 impl Session {
     /// A session that `owner` has just opened.
     pub(super) fn opened(url: Url, minimum: usize, owner: &Endpoint) -> Self {
-        Session { url, minimum, offset: 0, owner: Some(owner.clone()) }
+        Session { url, minimum, offset: 0, owner: Some(Box::new(owner.clone())) }
     }
 
     /// A session that the journal has.
