@@ -929,6 +929,8 @@ fn where_a_hard_link_makes_the_capability_uncertain_it_is_written() {
             let both = "/opt/nginx cap_net_bind_service=ep\n/opt/openresty cap_net_bind_service=ep\n";
             assert_eq!(listed.stdout, both);
             assert_eq!(listed.stderr.matches("depend on the container engine").count(), usize::from(!certain));
+            assert_eq!(run(["verify", &source]).code, 0);
+            assert_eq!(run(["verify", &source, "--strict"]).code, if certain { 0 } else { 8 });
             let both = ["patch", &source, &scene.reference("dst:both"), "--file=/opt/openresty", "--file=/opt/nginx"];
             assert_eq!(ok(both).stderr, "");
             ok(["patch", &source, &scene.reference("dst:gone"), "--file=/opt/openresty", "--remove-caps"]);

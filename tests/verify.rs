@@ -705,6 +705,17 @@ fn a_media_type_that_is_not_what_the_bytes_are_is_warned_of() {
                 }
             }
         }
+        for (option, count) in [(&["--strict"][..], "findings"), (&[], "warnings")] {
+            let said = start(capatch([&["verify", &source, "--json"], option].concat()));
+            let is_finding = found.is_some() && count == "findings";
+            let data = said.json();
+            assert_eq!((said.code, &data["ok"]), (if is_finding { 8 } else { 0 }, &json!(!is_finding)), "{said:?}");
+            for list in ["findings", "warnings"] {
+                let told = data[list].as_array().unwrap();
+                assert_eq!(told.len(), usize::from(found.is_some() && list == count), "{said:?}");
+                assert!(told.iter().all(|told| found.is_some_and(|found| told.as_str().unwrap().contains(found))));
+            }
+        }
         // The type is never made another one on the way.
         assert_eq!(
             scene.open("dst", "1").layers()[3]["mediaType"],

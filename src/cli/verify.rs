@@ -23,6 +23,10 @@ pub(super) struct Arguments {
     /// Compare with the image that this one was made from: all files with all metadata, and the configs
     #[arg(long, value_name = "IMAGE", value_parser = parse_reference)]
     base: Option<Reference>,
+    /// Take what is warned of for a finding too: a layer whose media type is not what its bytes are, capabilities that depend
+    /// on the container engine
+    #[arg(long)]
+    strict: bool,
 }
 
 #[derive(Serialize)]
@@ -50,8 +54,12 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     };
     let base = base.as_ref().map(|(place, root)| Subject { place, root });
     let subject = Subject { place: &place, root: &root };
-    let verified =
+    let mut verified =
         validate::verify(subject, base, common.limits(), &progress).await.map_err(|e| e.context(reference))?;
+    if arguments.strict {
+        verified.findings.append(&mut verified.warnings);
+    }
+    verified.warnings.iter().for_each(|warning| tracing::warn!("{}", printable(warning)));
     let findings = verified.findings.len();
     let base = arguments.base.as_ref().map(Reference::to_string);
     let report = Report { image: reference.to_string(), base, ok: findings == 0, verified };

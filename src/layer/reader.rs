@@ -20,6 +20,15 @@ const CHUNKS: usize = 4;
 /// What to say of a layer with padding behind its gzip data, which gzip(1) ignores and Go's `compress/gzip` does not.
 pub const PADDED: &str = "NUL bytes follow the gzip data: container engines do not unpack it";
 
+/// What is odd about a layer whose sums are right.
+#[derive(Debug)]
+pub struct Oddities {
+    /// NUL bytes follow the last gzip member: see [`PADDED`].
+    pub is_padded: bool,
+    /// A sentence about a media type that claims another compression than the bytes have (faults.md D10).
+    pub mistyped: Option<String>,
+}
+
 /// The tar of a layer. Nothing that was read may be believed before [`LayerReader::finish`].
 pub struct LayerReader<R: Read> {
     decoder: Decoder<VerifiedReader<R>>,
@@ -54,9 +63,8 @@ impl<R: Read> LayerReader<R> {
         self.decoder.compression()
     }
 
-    /// Reads what is left and compares digest, size and diff ID (faults.md D8, D9). Whether NUL bytes follow the last gzip member:
-    /// see [`PADDED`].
-    pub fn finish(mut self) -> Result<bool> {
+    /// Reads what is left and compares digest, size and diff ID (faults.md D8, D9).
+    pub fn finish(mut self) -> Result<Oddities> {
         let found = self.compression();
         loop {
             let length = self.fill_buf().map_err(|e| from_io("the layer", &e))?.len();
@@ -75,22 +83,19 @@ impl<R: Read> LayerReader<R> {
             ))
             .hint("the image is damaged or was put together wrongly; container engines refuse it too"));
         }
-        warn_of_type(&self.descriptor, found);
-        Ok(is_padded)
+        Ok(Oddities { is_padded, mistyped: mistyped(&self.descriptor, found) })
     }
 }
 
-/// Warns of a media type that claims something else than the bytes are (faults.md D10).
-fn warn_of_type(Descriptor { media_type, digest, size, .. }: &Descriptor, found: Compression) {
-    if let Kind::Layer { compression, .. } = media_type::kind(media_type)
-        && compression != found
-        && *size > 0
-    {
+/// What to say of a media type that claims something else than the bytes are.
+fn mistyped(Descriptor { media_type, digest, size, .. }: &Descriptor, found: Compression) -> Option<String> {
+    let Kind::Layer { compression, .. } = media_type::kind(media_type) else { return None };
+    (compression != found && *size > 0).then(|| {
         let media_type = printable(media_type);
-        tracing::warn!(
+        format!(
             "the layer {digest} has {found}, and its type {media_type} says {compression}: others may not unpack it"
-        );
-    }
+        )
+    })
 }
 
 impl<R: Read> BufRead for LayerReader<R> {

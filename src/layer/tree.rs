@@ -79,6 +79,8 @@ pub struct Tree {
     /// What nobody can unpack, and how much more of it there is than is told.
     findings: Vec<String>,
     more_findings: usize,
+    /// What others may take otherwise.
+    warnings: Vec<String>,
     /// Bytes that it takes, about.
     memory: u64,
     /// Whether another one is to have half of the memory.
@@ -117,9 +119,11 @@ impl Tree {
                 }
                 tree.take(entry, content, detail)?;
             }
-            if reader.finish()? {
+            let oddities = reader.finish()?;
+            if oddities.is_padded {
                 tree.find(PADDED.to_owned());
             }
+            tree.warnings.extend(oddities.mistyped);
             Ok(())
         })();
         applied.map_err(|e: Error| e.context(place))?;
@@ -134,6 +138,11 @@ impl Tree {
     pub fn findings(&self) -> Vec<String> {
         let more = (self.more_findings > 0).then(|| format!("{} more of the kind", self.more_findings));
         self.findings.iter().cloned().chain(more).collect()
+    }
+
+    /// Layers whose media type is not what they are (faults.md D10).
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     fn find(&mut self, finding: String) {

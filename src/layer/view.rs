@@ -415,9 +415,12 @@ where
             Ok(())
         };
         (self.read)(at, &mut scan).map_err(|e| e.context(place()))?;
-        let (index, is_padded) = scanned.ok_or_else(|| Error::failed("internal error: the layer was not read"))?;
-        if is_padded {
+        let (index, oddities) = scanned.ok_or_else(|| Error::failed("internal error: the layer was not read"))?;
+        if oddities.is_padded {
             tracing::warn!("{}: {PADDED}", place());
+        }
+        if let Some(mistyped) = oddities.mistyped {
+            tracing::warn!("{mistyped}");
         }
         *held = Some(index.clone());
         self.cache.count(&index);

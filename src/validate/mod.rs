@@ -84,6 +84,9 @@ pub struct Report {
     pub differences: Vec<Change>,
     /// What is wrong, or was not declared.
     pub findings: Vec<String>,
+    /// What is not wrong, but others may take otherwise: a layer whose media type is not what its bytes are, capabilities
+    /// that depend on the container engine.
+    pub warnings: Vec<String>,
 }
 
 /// One container image.
@@ -135,25 +138,37 @@ pub async fn capabilities(
         }
     }
     let tree = apply(Arc::new(Tree::new(limits)), place, layers, Detail::Attributes, progress).await?;
-    tree.findings().iter().for_each(|finding| tracing::warn!("{}: {}", image.platform, printable(finding)));
-    let Some(below) = below else { return Ok(Capabilities { files: list(tree.iter())?, left_out }) };
-    let resolved = tree.resolve(below.as_bytes())?;
-    if tree.get(&resolved).is_none() && !resolved.is_empty() && left_out.is_empty() {
-        return Err(Error::not_found(format!("{below} does not exist in the image")));
-    }
-    let files = tree.iter().filter(|(path, _)| *path == &resolved[..] || path::is_below(path, &resolved));
-    Ok(Capabilities { files: list(files)?, left_out })
+    let say = |warning: &String| tracing::warn!("{}: {}", image.platform, printable(warning));
+    tree.findings().iter().chain(tree.warnings()).for_each(say);
+    let below = match below {
+        None => Vec::new(),
+        Some(below) => {
+            let resolved = tree.resolve(below.as_bytes())?;
+            if tree.get(&resolved).is_none() && !resolved.is_empty() && left_out.is_empty() {
+                return Err(Error::not_found(format!("{below} does not exist in the image")));
+            }
+            resolved
+        }
+    };
+    let mut warnings = Vec::new();
+    let files =
+        list(tree.iter().filter(|(path, _)| *path == &below[..] || path::is_below(path, &below)), &mut warnings)?;
+    warnings.iter().for_each(say);
+    Ok(Capabilities { files, left_out })
 }
 
 /// The regular files with capabilities among `files`, which are all that getcap(8) lists: the kernel looks at no others.
-fn list<'a>(files: impl Iterator<Item = (&'a [u8], &'a tree::Node)>) -> Result<Vec<FileWithCapabilities>> {
+fn list<'a>(
+    files: impl Iterator<Item = (&'a [u8], &'a tree::Node)>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<FileWithCapabilities>> {
     let mut links = HashSet::new();
     files
         .filter(|(_, node)| node.entry.kind == EntryKind::File)
         .inspect(|(path, node)| {
             // One warning is enough for all names of a file.
             if let Some(link) = node.disputed.as_ref().filter(|link| links.insert(*link)) {
-                tracing::warn!("{}", printable(&disputed(path, link)));
+                warnings.push(disputed(path, link));
             }
         })
         .filter_map(|(path, node)| with_capabilities(path, node).transpose())
@@ -213,6 +228,7 @@ pub async fn verify(
         images: Vec::new(),
         differences: Vec::new(),
         findings: Vec::new(),
+        warnings: Vec::new(),
     };
     let mut seen = HashSet::new();
     let nodes = tree.nodes().into_iter().rev().map(Node::descriptor);
@@ -234,7 +250,7 @@ pub async fn verify(
             continue;
         }
         let base = base.as_ref().and_then(|base| base.of(image, &images));
-        let verified = verify_image(place, image, base, limits, &mut report.findings, progress).await;
+        let verified = verify_image(place, image, base, limits, &mut report, progress).await;
         report.images.push(verified.map_err(|e| e.context(&image.platform))?);
     }
     let differences = report.images.iter().flat_map(|image| image.differences.iter().map(move |d| (Some(image), d)));
@@ -285,7 +301,7 @@ async fn verify_image(
     image: &Image,
     base: Option<(&base::Base<'_>, &Image)>,
     limits: Limits,
-    findings: &mut Vec<String>,
+    report: &mut Report,
     progress: &Arc<dyn Progress>,
 ) -> Result<VerifiedImage> {
     let mut layers = image.layers()?;
@@ -316,24 +332,28 @@ async fn verify_image(
             tree
         }
     };
-    findings.extend(tree.findings().into_iter().map(|finding| format!("{}: {finding}", image.platform)));
+    let named = |said: &String| format!("{}: {said}", image.platform);
+    report.findings.extend(tree.findings().iter().map(named));
+    let mut warnings = tree.warnings().to_vec();
     let malformed = |value: &Vec<u8>| FileCapabilities::decode(value).is_err();
     let readable = |node: &tree::Node| !node.entry.xattrs.get(XATTR.as_bytes()).is_some_and(malformed);
-    let capabilities = list(tree.iter().filter(|(_, node)| readable(node)))?;
+    let capabilities = list(tree.iter().filter(|(_, node)| readable(node)), &mut warnings)?;
     if let Some(record) = record(place, image).await? {
         for (path, declared) in &record.files {
             let found = capabilities.iter().find(|file| file.path == *path).map(FileWithCapabilities::to_string);
             if found != *declared {
                 let words = |capabilities: Option<String>| capabilities.unwrap_or("no capabilities".to_owned());
                 let (declared, found) = (words(declared.clone()), words(found));
-                findings.push(format!("{}: {path} should have {declared}, but has {found}", image.platform));
+                report.findings.push(named(&format!("{path} should have {declared}, but has {found}")));
             }
             let path = path::normalise(path.as_bytes());
             if let Some(link) = tree.get(&path).and_then(|node| node.disputed.as_ref()) {
-                findings.push(format!("{}: {}", image.platform, disputed(&path, link)));
+                report.findings.push(named(&disputed(&path, link)));
             }
         }
     }
+    let found: HashSet<&String> = report.findings.iter().collect();
+    report.warnings.extend(warnings.iter().map(named).filter(|warning| !found.contains(warning)));
     Ok(VerifiedImage {
         platform: image.platform.to_string(),
         digest: image.descriptor.digest.clone(),
