@@ -17,6 +17,8 @@ const RAW: [u8; 20] = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 
 const PLAIN: &str = "#!/bin/sh\nset -e\nkong prepare\nexec /usr/local/openresty/nginx/sbin/nginx -p /usr/local/kong\n";
 
+const GLIBC: &str = "/lib64/ld-linux-x86-64.so.2";
+
 /// Class B of Kong's entry points, in our words: as root it may put another capability on nginx and becomes `kong`.
 const CLASS_B: &str = "#!/bin/sh
 set -e
@@ -137,6 +139,10 @@ fn standard_ways_are_foretold() {
 fn verdicts_come_first() {
     let of = |script: &str| patched(script);
     let root = |image: Image| image.run(r#""User":"kong","#, "");
+    let glibc = || {
+        let nginx = file(NGINX_ENTRY, elf::dynamic(GLIBC)).xattr("security.capability", &BIND);
+        with_nginx(&format!("#!/bin/sh\nexec {NGINX}\n"), nginx)
+    };
     let raw = |image: Image| image.run(r#""A="#, r#""SET_CAP_NET_RAW=1","A="#);
     let exec = "exec /usr/local/openresty/nginx/sbin/nginx";
     let denied = "starts, and cannot bind 80 and 443: bind() to 0.0.0.0:80 failed (13: Permission denied)";
@@ -160,6 +166,8 @@ fn verdicts_come_first() {
             "will not start: /usr/bin/nginx: Permission denied".to_owned(),
         ),
         (of("#!/bin/bash\n"), "will not start: exec /docker-entrypoint.sh: no such file or directory (its interpreter /bin/bash is not in the image)".to_owned()),
+        (glibc(), format!("will not start: exec {NGINX}: no such file or directory (its dynamic linker {GLIBC} is not in the image)")),
+        (glibc().layer([symlink("lib64", "usr/lib64"), file(&format!("usr{GLIBC}"), "")]), "starts and binds 80 and 443 as uid 1000".to_owned()),
         (of("exec nginx\n"), "will not start: exec /docker-entrypoint.sh: exec format error".to_owned()),
         (of("#!/bin/sh\nset -e\nkong-migrate\nexec nginx\n"), "will not start: kong-migrate: not found".to_owned()),
         (of("#!/bin/sh\nsleep 9\n"), "ends at /docker-entrypoint.sh without starting the program".to_owned()),

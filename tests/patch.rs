@@ -902,6 +902,38 @@ fn a_hard_link_gives_its_file_its_owner_and_permissions() {
     }
 }
 
+// faults.md H8
+#[test]
+fn a_dynamic_linker_that_the_image_lacks_is_warned_of() {
+    const GLIBC: &str = "/lib64/ld-linux-x86-64.so.2";
+    let (program, musl) = (file("opt/nginx", elf::dynamic(GLIBC)), file("lib/ld-musl-x86_64.so.1", ""));
+    let glibc = file(&format!("usr{GLIBC}"), "");
+    let merged = [symlink("lib64", "usr/lib64"), glibc.clone()];
+    for (layers, warned) in [
+        (vec![vec![musl.clone(), dir("opt"), program.clone()]], true),
+        (vec![vec![dir("opt"), file("opt/nginx", elf::amd64())]], false),
+        (vec![[&merged[..], &[dir("opt"), program.clone()]].concat()], false),
+        (vec![vec![dir("opt"), program.clone()], merged.to_vec()], false),
+        (vec![vec![dir("opt"), program.clone()], vec![symlink("lib64", "usr/lib64")]], true),
+        (vec![vec![dir("opt"), program.clone(), glibc], vec![symlink("lib64", "usr/lib64")]], false),
+        (vec![[&merged[..], &[dir("opt"), program.clone()]].concat(), vec![whiteout("usr/lib64")]], true),
+        // Who knows what the other layer has? It is not read for that.
+        (vec![vec![musl], vec![dir("opt"), program]], false),
+    ] {
+        let image = layers.iter().fold(Image::empty(), |image, layer| image.layer(layer)).build();
+        let scene = Scene::new();
+        let (source, result) = (scene.source(&image), scene.reference("dst:out"));
+        let said = ok(["patch", &source, &result, "--file", "/opt/nginx"]);
+        let warning = format!(
+            "warning: linux/amd64: /opt/nginx starts only if its dynamic linker {GLIBC}, which the image does not have, is mounted"
+        );
+        assert_eq!(said.stderr.contains(&warning), warned, "{layers:?} {said:#?}");
+        assert_eq!(said.stderr.contains("dynamic linker"), warned, "{said:#?}");
+        let without = ok(["patch", &source, &scene.reference("dst:gone"), "--file=/opt/nginx", "--remove-caps"]);
+        assert!(!without.stderr.contains("dynamic linker"), "{without:#?}");
+    }
+}
+
 #[test]
 fn where_a_hard_link_makes_the_capability_uncertain_it_is_written() {
     let has = |entry: tar::Entry| entry.xattr("security.capability", &caps(BIND, true));

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use super::dynamic::dynamic;
 use super::facts::Facts;
 use super::files::Files;
 use super::judge::{ASSUMED_PORT, LOW_PORTS};
@@ -14,6 +13,7 @@ use crate::archive::path;
 use crate::capability::{Capability, FileCapabilities};
 use crate::error::Result;
 use crate::kong::ports::low_ports;
+use crate::patch::dynamic::dynamic;
 use crate::patch::elf;
 
 /// What glibc 2.36 takes out of the environment of a program that gained capabilities (`sysdeps/generic/unsecvars.h`).

@@ -48,6 +48,14 @@ const LIKELY: [&str; 24] = [
 const LISTED: [&str; 4] =
     ["/docker-entrypoint.d", "/docker-entrypoint-init.d", "/docker-entrypoint-initdb.d", "/usr/local/kong"];
 
+/// Dynamic linkers, of glibc and musl.
+const LINKERS: [&str; 4] = [
+    "/lib64/ld-linux-x86-64.so.2",
+    "/lib/ld-linux-aarch64.so.1",
+    "/lib/ld-musl-x86_64.so.1",
+    "/lib/ld-musl-aarch64.so.1",
+];
+
 /// What a config says about the health check (Docker; Kubernetes does not look at it).
 #[derive(Default, Deserialize)]
 struct Healthcheck {
@@ -206,6 +214,7 @@ fn expect<'s>(
         files.expect(paths.iter().map(String::as_str));
     }
     LISTED.iter().for_each(|directory| files.expect_list(directory));
+    files.expect(LINKERS);
     // Links to these may come behind them in a layer.
     files.expect([
         "/bin/sh",

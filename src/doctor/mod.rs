@@ -4,7 +4,7 @@
 //! any of them, the rules of execve(2) ([`capability`](crate::capability)) say what is left of the capabilities at
 //! its end, and whatever goes wrong becomes a [`Finding`].
 //!
-//! The way of the data: `facts` (with `files`, `users` and `dynamic`) is what the image says; `start` follows scripts and
+//! The way of the data: `facts` (with `files` and `users`) is what the image says; `start` follows scripts and
 //! programs to the steps of each way through them; `walk` applies the kernel's rules to the steps, which gives an `outcome`;
 //! `judge` does that for one container, with what it says itself or one of the usual `ways`; `findings`, `checks` and
 //! `provenance` put into words what is wrong; `examine` is the whole of it.
@@ -14,7 +14,6 @@
 
 mod checks;
 mod container;
-mod dynamic;
 mod examine;
 mod explain;
 mod facts;

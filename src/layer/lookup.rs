@@ -262,6 +262,14 @@ where
         Ok(entry)
     }
 
+    /// Whether it is certain, without another scan of any layer, that a container finds nothing at `path`.
+    pub fn lacks(&mut self, path: &[u8]) -> bool {
+        (self.view.frozen, self.view.guessed) = (true, false);
+        let located = self.locate(path, &path::normalise(path));
+        self.view.frozen = false;
+        located.is_ok_and(|located| located.node.is_none()) && !self.view.guessed
+    }
+
     /// Gives a file the metadata of its hard links. Says which was the first that has other capabilities.
     fn amend(&self, file: &mut Entry, links: &[(Node, Vec<u8>)]) -> Result<Option<Vec<u8>>> {
         let mut disputed = None;

@@ -68,6 +68,8 @@ pub(super) struct View<O> {
     limits: Limits,
     /// Answer from what was scanned; for hints, which are not worth a scan.
     pub(super) frozen: bool,
+    /// What was answered while frozen may be wrong: a layer would have to be scanned.
+    pub(super) guessed: bool,
 }
 
 /// An event that may have to do with the path that is asked for.
@@ -97,6 +99,7 @@ where
             work: 0,
             limits,
             frozen: false,
+            guessed: false,
         }
     }
 
@@ -331,7 +334,9 @@ where
     /// Sees to it that `layer` was scanned with an eye on `path`.
     fn ensure(&mut self, layer: usize, path: &[u8]) -> Result<()> {
         let answers = |index: &Index| !path::prefixes(path).any(|prefix| index.lacks(path::base(prefix)));
-        if !self.frozen && !self.layers[layer].index.as_deref().is_some_and(answers) {
+        let is_known = self.layers[layer].index.as_deref().is_some_and(answers);
+        self.guessed |= self.frozen && !is_known;
+        if !self.frozen && !is_known {
             self.interest.names.extend(path::prefixes(path).map(|prefix| path::base(prefix).to_vec()));
             self.scan(layer, answers)?;
         }

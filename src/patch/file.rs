@@ -14,7 +14,7 @@ use crate::layer::build::{Addition, BuiltLayer, build};
 use crate::layer::lookup::{FindError, Found, Stack};
 use crate::oci::digest::Digest;
 use crate::oci::media_type::Compression;
-use crate::patch::{Asked, Edit, Options, elf};
+use crate::patch::{Asked, Edit, Options, dynamic, elf};
 use crate::progress::Progress;
 use crate::transport::{Place, retried};
 
@@ -91,6 +91,14 @@ pub(super) fn patch_files(
         }
         let (before, after) = capabilities(&found, image, &options.capabilities).map_err(|e| e.context(&path))?;
         warn(&found, &path, image, before.as_ref(), after.as_ref(), &mut result.warnings)?;
+        if after.is_some()
+            && let Some(linker) = dynamic::interpreter(&found.content)
+            && stack.lacks(linker.as_bytes())
+        {
+            result.warnings.push(format!(
+                "{path} starts only if its dynamic linker {linker}, which the image does not have, is mounted"
+            ));
+        }
         let before_value = found.entry.xattrs.get(XATTR.as_bytes());
         let is_changed = found.disputed.is_some() || before_value != after.map(|after| after.encode()).as_ref();
         result.files.push(FileChange {

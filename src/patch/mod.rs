@@ -4,6 +4,7 @@
 //! moves the tag last.
 
 mod apply;
+pub(crate) mod dynamic;
 mod edit;
 pub(crate) mod elf;
 mod file;

@@ -31,6 +31,23 @@ pub fn arm64() -> Vec<u8> {
     elf(183, &bytes)
 }
 
+/// A program that asks for a dynamic linker, which is told at the end of the file.
+pub fn dynamic(linker: &str) -> Vec<u8> {
+    let mut elf = amd64();
+    let table = elf.len() as u64;
+    elf.extend_from_within(64..120);
+    elf.extend(3_u32.to_le_bytes());
+    elf.extend(4_u32.to_le_bytes());
+    let size = linker.len() as u64 + 1;
+    for word in [table + 2 * 56, 0, 0, size, size, 1] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(linker.bytes().chain([0]));
+    elf[32..40].copy_from_slice(&table.to_le_bytes());
+    elf[56..58].copy_from_slice(&2_u16.to_le_bytes());
+    elf
+}
+
 /// An ELF file of one loadable segment.
 pub fn elf(machine: u16, code: &[u8]) -> Vec<u8> {
     const BASE: u64 = 0x40_0000;

@@ -15,6 +15,7 @@ use crate::doctor::files;
 use crate::error::Result;
 use crate::kong::entrypoint;
 use crate::layer::lookup::Found;
+use crate::patch::dynamic;
 
 /// Bytes of the line with the interpreter that Linux reads (`BINPRM_BUF_SIZE`).
 const MAX_INTERPRETER: usize = 256;
@@ -126,11 +127,30 @@ impl Follower<'_, '_> {
             // A shell runs what the kernel does not know.
             return self.run_script(&path, &program, argv, env, place);
         }
+        if let Some(end) = self.without_linker(&path, &program, env, place)? {
+            return Ok(end);
+        }
         self.step(place, true, Action::Exec { shown: path.clone(), program: program.clone() });
         if program.path == self.image.target {
             return Ok(End::Runs { path: path::show(&program.path), serves: entrypoint::nginx_serves(&argv[1..]) });
         }
         self.go_on(&path, &program, argv, env, place)
+    }
+
+    /// How the execution of a program ends whose dynamic linker is not there: the kernel executes that one (faults.md H8).
+    fn without_linker(&mut self, path: &str, program: &Found, env: &Env, place: &str) -> Result<Option<End>> {
+        let Some(linker) = dynamic::interpreter(&program.content) else { return Ok(None) };
+        if let Some(end) = self.mounted(&linker, env, place) {
+            return Ok(Some(end));
+        }
+        if self.image.files.kind(&linker)?.is_some() {
+            return Ok(None);
+        }
+        if self.made.iter().any(|file| is_at_or_below(&linker, file)) {
+            return Ok(Some(made(place, &linker)));
+        }
+        let error = format!("exec {path}: no such file or directory (its dynamic linker {linker} is not in the image)");
+        Ok(Some(fails(place, &error)))
     }
 
     /// What can be told of a file at which something else than the image is mounted.

@@ -399,4 +399,30 @@ fn commands_are_followed() {
     }
 }
 
+// faults.md H8
+#[test]
+fn a_program_executes_its_dynamic_linker() {
+    for (linker, expected) in [
+        ("/bin/sh", "x sh x server = server"),
+        (
+            "/lib/ld.so",
+            "x sh = exec /server: no such file or directory (its dynamic linker /lib/ld.so is not in the image)",
+        ),
+        ("/tmp/ld.so", "x sh = ? /entry.sh:2: /tmp/ld.so is made by the script when it runs"),
+        (
+            "/mnt/ld.so",
+            "x sh = ? /entry.sh:2: /mnt/ld.so comes from /mnt, where something else than the image is mounted",
+        ),
+        ("ld.so", "x sh x server = server"),
+    ] {
+        let server = crate::patch::dynamic::tests::program(&[(3, format!("{linker}\0").as_bytes())]);
+        let scripts = [
+            ("/entry.sh", "cp /usr/bin/perl /tmp/ld.so\nexec /server"),
+            ("/server", std::str::from_utf8(&server).unwrap()),
+        ];
+        let runs = runs(&scripts, &["sh", "/entry.sh"], "kong", &[]);
+        assert_eq!(runs.iter().map(short).collect::<Vec<_>>().join(" | "), expected);
+    }
+}
+
 mod directories;

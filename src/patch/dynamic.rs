@@ -19,7 +19,7 @@ const DT_RUNPATH: u64 = 29;
 
 /// What was found; nothing of it if the program is static.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Dynamic {
+pub(crate) struct Dynamic {
     /// The dynamic linker.
     pub interpreter: Option<String>,
     /// `DT_RUNPATH` and `DT_RPATH`, as written.
@@ -39,19 +39,18 @@ struct Segment {
     size: u64,
 }
 
+/// The absolute path of the dynamic linker, which the kernel executes; nothing if the program is static or names another
+/// path, or if the file is no ELF file that keeps to the rules so far.
+pub(crate) fn interpreter(content: &Spool) -> Option<String> {
+    let elf = Elf::open(content)?;
+    elf.interpreter(&elf.segments()?).filter(|path| path.starts_with('/'))
+}
+
 /// Reads it; nothing if the file is no ELF file, or one that does not keep to the rules.
-pub(super) fn dynamic(content: &Spool) -> Option<Dynamic> {
-    let mut head = [0; 64];
-    content.reader(0).read_exact(&mut head).ok()?;
-    if !head.starts_with(b"\x7fELF") {
-        return None;
-    }
-    let elf = Elf { content, wide: head[4] == 2, little: head[5] == 1 };
+pub(crate) fn dynamic(content: &Spool) -> Option<Dynamic> {
+    let elf = Elf::open(content)?;
     let segments = elf.segments()?;
-    let mut found = Dynamic::default();
-    if let Some(segment) = segments.iter().find(|segment| segment.kind == PT_INTERP) {
-        found.interpreter = Some(elf.text(segment.offset)?);
-    }
+    let mut found = Dynamic { interpreter: elf.interpreter(&segments), run_paths: Vec::new() };
     let Some(section) = segments.iter().find(|segment| segment.kind == PT_DYNAMIC) else { return Some(found) };
     let word = if elf.wide { 8 } else { 4 };
     let bytes = elf.bytes(section.offset, section.size.min(MAX_SECTION))?;
@@ -75,7 +74,17 @@ pub(super) fn dynamic(content: &Spool) -> Option<Dynamic> {
     Some(found)
 }
 
-impl Elf<'_> {
+impl<'a> Elf<'a> {
+    fn open(content: &'a Spool) -> Option<Self> {
+        let mut head = [0; 64];
+        content.reader(0).read_exact(&mut head).ok()?;
+        head.starts_with(b"\x7fELF").then(|| Elf { content, wide: head[4] == 2, little: head[5] == 1 })
+    }
+
+    fn interpreter(&self, segments: &[Segment]) -> Option<String> {
+        self.text(segments.iter().find(|segment| segment.kind == PT_INTERP)?.offset)
+    }
+
     fn bytes(&self, offset: u64, size: u64) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         self.content.reader(offset).take(size).read_to_end(&mut bytes).ok()?;
@@ -124,11 +133,11 @@ impl Elf<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A 64-bit little endian program of these segments: kind, content.
-    fn program(segments: &[(u32, &[u8])]) -> Vec<u8> {
+    pub(crate) fn program(segments: &[(u32, &[u8])]) -> Vec<u8> {
         let mut elf = vec![0; 64];
         elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
         elf[32..40].copy_from_slice(&64_u64.to_le_bytes());
@@ -148,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn run_paths_are_read() {
+    fn linkers_and_run_paths_are_read() {
         let dynamic_section: Vec<u8> = [(DT_STRTAB, 0x40_0001_u64), (DT_RUNPATH, 4), (0, 0)]
             .iter()
             .flat_map(|(t, v)| [t.to_le_bytes(), v.to_le_bytes()].concat())
@@ -158,13 +167,36 @@ mod tests {
         let found = read(&elf).unwrap();
         assert_eq!(found.interpreter.as_deref(), Some("/lib/ld-musl-x86_64.so.1"));
         assert_eq!(found.run_paths, ["$ORIGIN/../lib"]);
+        let linker = |bytes: &[u8]| interpreter(&Spool::from_reader(&mut &bytes[..]).unwrap());
+        assert_eq!(linker(&elf), found.interpreter);
         assert_eq!(read(&program(&[(1, b"x")])), Some(Dynamic::default()));
+        let long = |length| [&b"/".repeat(length)[..], &[0]].concat();
+        for (text, known) in
+            [(&b"/lib/endless"[..], false), (b"ld.so\0", false), (&long(4095), true), (&long(4096), false)]
+        {
+            assert_eq!(linker(&program(&[(3, text)])).is_some(), known);
+        }
+        for (before, known) in [(127, true), (128, false)] {
+            let segments = [vec![(1, &b""[..]); before], vec![(3, &b"/l\0"[..])]].concat();
+            assert_eq!(linker(&program(&segments)).is_some(), known);
+        }
         for length in 0..elf.len() {
-            let _ = read(&elf[..length]);
+            assert!(
+                linker(&elf[..length]).is_none()
+                    && read(&elf[..length]).is_none_or(|found| found != read(&elf).unwrap())
+            );
             let mut broken = elf.clone();
             broken[length] ^= 0xff;
-            let _ = read(&broken);
+            let _ = (read(&broken), linker(&broken));
         }
-        assert_eq!(read(b"#!/bin/sh\n"), None);
+        // Offsets beyond the file, and beyond all numbers.
+        for at in [32, 64 + 2 * 56 + 8] {
+            for offset in [elf.len() as u64, u64::MAX - 4, u64::MAX] {
+                let mut broken = elf.clone();
+                broken[at..at + 8].copy_from_slice(&offset.to_le_bytes());
+                assert_eq!(linker(&broken), None);
+            }
+        }
+        assert_eq!((read(b"#!/bin/sh\n"), linker(b"#!/bin/sh\n")), (None, None));
     }
 }
