@@ -33,12 +33,12 @@ fn repository(script: &Script) -> Repository {
     Client::new(options).unwrap().repository(&name).unwrap()
 }
 
-fn step(request: &str, answer: &str, then: Then) -> Step {
-    Step(request.into(), answer.into(), then)
+fn step(request: &str, answer: impl AsRef<[u8]>, then: Then) -> Step {
+    Step(request.into(), answer.as_ref().into(), then)
 }
 
 /// An answer to the question for the manifest.
-fn manifest_step(answer: &str, then: Then) -> Step {
+fn manifest_step(answer: impl AsRef<[u8]>, then: Then) -> Step {
     step("GET /v2/a/manifests/1", answer, then)
 }
 
@@ -77,7 +77,7 @@ async fn a_token_without_end_is_refused_at_its_limit() {
     let script = Script::start(|host| {
         let asks = format!("HTTP/1.1 401 X\r\nwww-authenticate: Bearer realm=\"http://{host}/token\"\r\n");
         vec![
-            manifest_step(&format!("{asks}content-length: 0\r\n\r\n"), Then::Ends),
+            manifest_step(format!("{asks}content-length: 0\r\n\r\n"), Then::Ends),
             step("GET /token?scope=repository%3Aa%3Apull", "HTTP/1.1 200 X\r\n\r\n{\"token\":\"", Then::Repeats("a")),
         ]
     });
@@ -211,18 +211,18 @@ async fn a_piece_that_was_taken_in_part_is_continued() {
         let answer =
             |status: u16, header: &str| format!("HTTP/1.1 {status} X\r\n{header}\r\ncontent-length: 0\r\n\r\n");
         let patch =
-            |status, reached: u8| step("PATCH /u/2", &answer(status, &format!("range: 0-{reached}")), Then::Ends);
+            |status, reached: u8| step("PATCH /u/2", answer(status, &format!("range: 0-{reached}")), Then::Ends);
         vec![
-            step("POST /v2/a/blobs/uploads/", &answer(202, "location: /u/1"), Then::Ends),
-            step(&format!("PUT /u/1?digest={digest}"), &answer(413, "x: y"), Then::Ends),
-            step("DELETE /u/1", &answer(405, "x: y"), Then::Ends),
-            step("POST /v2/a/blobs/uploads/", &answer(202, "location: /u/2"), Then::Ends),
+            step("POST /v2/a/blobs/uploads/", answer(202, "location: /u/1"), Then::Ends),
+            step(&format!("PUT /u/1?digest={digest}"), answer(413, "x: y"), Then::Ends),
+            step("DELETE /u/1", answer(405, "x: y"), Then::Ends),
+            step("POST /v2/a/blobs/uploads/", answer(202, "location: /u/2"), Then::Ends),
             patch(202, 1),
             patch(202, 3),
             patch(416, 5),
             patch(202, 7),
             patch(202, 9),
-            step(&format!("PUT /u/2?digest={digest}"), &answer(201, "x: y"), Then::Ends),
+            step(&format!("PUT /u/2?digest={digest}"), answer(201, "x: y"), Then::Ends),
         ]
     });
     let descriptor = Descriptor::new("x", digest, BLOB.len() as u64).unwrap();
@@ -231,6 +231,33 @@ async fn a_piece_that_was_taken_in_part_is_continued() {
     pushed.unwrap();
     for (head, range) in heads[4..].iter().zip(["0-3", "2-3", "4-7", "6-7", "8-9"]) {
         assert!(head.contains(&format!("content-range: {range}\r\n")), "{range} in {head}");
+    }
+}
+
+#[tokio::test]
+async fn a_location_beyond_ascii_is_percent_encoded() {
+    let answer = |head: &str, location: &[u8]| {
+        [format!("HTTP/1.1 {head} X\r\ncontent-length: 0\r\nlocation: ").as_bytes(), location, b"\r\n\r\n"].concat()
+    };
+    let digest = Digest::of(BLOB.as_bytes());
+    for (location, path) in [("/u/é".as_bytes(), "/u/%C3%A9"), (b"/u/\xe9", "/u/%E9")] {
+        let script = Script::start(|_| {
+            vec![
+                manifest_step(answer("307", location), Then::Ends),
+                step(&format!("GET {path}"), format!("HTTP/1.1 200 X\r\n\r\n{MANIFEST}"), Then::Ends),
+            ]
+        });
+        assert_eq!(manifest(&script).await.unwrap().unwrap().bytes, MANIFEST);
+        script.finish();
+        let script = Script::start(|_| {
+            vec![
+                step("POST /v2/a/blobs/uploads/", answer("202", location), Then::Ends),
+                step(&format!("PUT {path}?digest={digest}"), answer("201", location), Then::Ends),
+            ]
+        });
+        let descriptor = Descriptor::new("x", digest.clone(), BLOB.len() as u64).unwrap();
+        repository(&script).push_blob(&descriptor, &Bytes::from_static(BLOB.as_bytes()).into(), None).await.unwrap();
+        script.finish();
     }
 }
 

@@ -18,7 +18,7 @@ pub enum Then {
 }
 
 /// `METHOD /path?query`, and the bytes of the answer from the status line on.
-pub struct Step(pub String, pub String, pub Then);
+pub struct Step(pub String, pub Vec<u8>, pub Then);
 
 /// The registry; its threads end with the process.
 pub struct Script {
@@ -97,8 +97,11 @@ fn play(mut stream: TcpStream, state: &Mutex<State>) {
     };
     let Step(_, answer, then) = step;
     // Each step has a connection of its own.
-    let answer = answer.replacen("\r\n", "\r\nconnection: close\r\n", 1);
-    let _ = stream.write_all(answer.as_bytes());
+    let end = answer.windows(2).position(|two| two == b"\r\n");
+    let _ = stream.write_all(&match end.map(|end| answer.split_at(end)) {
+        Some((status, rest)) => [status, b"\r\nconnection: close", rest].concat(),
+        None => answer,
+    });
     match then {
         Then::Ends => {}
         Then::Waits => std::thread::sleep(Duration::from_secs(60)),

@@ -40,6 +40,11 @@ pub fn challenge(values: &[header::HeaderValue], request: &Url) -> Option<Asked>
     })
 }
 
+/// Where a `Location` leads from `base`.
+pub fn join(base: &Url, location: &[u8]) -> Option<Url> {
+    origin::join(base, location)
+}
+
 /// Whether `from`, which the registry at `home` led to, may lead on to `to`.
 pub fn allow_hop(from: &Url, to: &Url, home: &Url) -> Result<()> {
     origin::allow_hop(from, to, Origin::of(home)?.reach().unwrap_or(Reach::Public))

@@ -15,7 +15,7 @@ use url::{Host, Url};
 use super::auth::{self, Access, Authorization};
 use super::challenge::{self, Challenge};
 use super::mirrors::{Settings, Tls};
-use super::origin::{Origin, Reach, allow_hop, redacted};
+use super::origin::{Origin, Reach, allow_hop, join, redacted};
 use super::refusal::Refusal;
 use super::retry::{self, TRIES};
 use super::{Shared, lock, network};
@@ -343,9 +343,9 @@ pub(super) async fn follow(
         let unexpected = |why: &str| {
             Error::content(format!("{} answered {} with a redirect {why}", redacted(&url), response.status().as_u16()))
         };
-        let location = response.headers().get(LOCATION).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
-        let next =
-            location.and_then(|location| url.join(location).ok()).ok_or_else(|| unexpected("that leads nowhere"))?;
+        let location = response.headers().get(LOCATION);
+        let next = location.and_then(|location| join(&url, location.as_bytes()));
+        let next = next.ok_or_else(|| unexpected("that leads nowhere"))?;
         allow_hop(&url, &next, reach(shared, home).await)?;
         // A 301 to 303 would turn a PUT into a GET and look like success (faults.md A16).
         if !request.is_read() && (!matches!(response.status().as_u16(), 307 | 308) || Origin::of(&next)? != origin) {

@@ -2,7 +2,7 @@
 //!
 //! Credentials belong to an [`Origin`]. Redirects, token realms, upload locations and links all pass [`allow_hop`].
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use url::{Host, Url};
@@ -141,6 +141,19 @@ impl Reach {
             }
         }
     }
+}
+
+/// Where a `Location` or `Link` leads from `base`. Bytes that are not ASCII stand for themselves, percent-encoded (RFC 3986
+/// §2.1), whatever they mean.
+pub(super) fn join(base: &Url, reference: &[u8]) -> Option<Url> {
+    let mut text = String::with_capacity(reference.len());
+    for &byte in reference {
+        match byte {
+            0x80.. => write!(text, "%{byte:02X}").ok()?,
+            _ => text.push(char::from(byte)),
+        }
+    }
+    base.join(&text).ok()
 }
 
 /// Whether something that `from` answered may send us to `to`, when the registry itself has `reach`.
@@ -335,6 +348,24 @@ mod tests {
             ("http://0.0.0.0:1/", "http://169.254.169.254/x", Reach::Special, false),
         ] {
             assert_eq!(allow_hop(&url(from), &url(to), reach).is_ok(), allowed, "{from} {to}");
+        }
+    }
+
+    #[test]
+    fn bytes_beyond_ascii_are_percent_encoded() {
+        for (reference, expected) in [
+            (&b"/u/1?_state=a%20b"[..], Some("https://r.io/u/1?_state=a%20b")),
+            ("/é?é".as_bytes(), Some("https://r.io/%C3%A9?%C3%A9")),
+            (b"/\xe9?x=\xff", Some("https://r.io/%E9?x=%FF")),
+            (b"\xe9", Some("https://r.io/v2/%E9")),
+            // A host is a name, which has its own encoding (RFC 3490).
+            ("https://bücher.example/é".as_bytes(), Some("https://xn--bcher-kva.example/%C3%A9")),
+            ("//169。254。169。254/".as_bytes(), Some("https://169.254.169.254/")),
+            (b"https://b\xfccher.example/", None),
+            (b"http://[", None),
+        ] {
+            let joined = join(&url("https://r.io/v2/"), reference);
+            assert_eq!(joined.as_ref().map(Url::as_str), expected, "{}", String::from_utf8_lossy(reference));
         }
     }
 

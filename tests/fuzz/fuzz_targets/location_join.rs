@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use capatch::transport::registry::fuzzing::header::{HeaderMap, HeaderValue, LINK};
-use capatch::transport::registry::fuzzing::{allow_hop, is_same_origin, may_have_credentials, next_page, redacted};
+use capatch::transport::registry::fuzzing::{allow_hop, is_same_origin, join, may_have_credentials, next_page, redacted};
 use capatch_fuzz::is_printable;
 use libfuzzer_sys::fuzz_target;
 use url::{Host, Url};
@@ -56,12 +56,18 @@ fn is_special(address: IpAddr) -> bool {
 fuzz_target!(|data: &[u8]| {
     let Some((choice, header)) = data.split_first() else { return };
     let base = Url::parse(BASES[usize::from(*choice) % BASES.len()]).unwrap();
-    let Ok(text) = std::str::from_utf8(header) else { return };
-    if let Ok(value) = HeaderValue::from_bytes(header) {
+    let text = std::str::from_utf8(header);
+    if let (Ok(value), Ok(text)) = (HeaderValue::from_bytes(header), text) {
         let next = next_page(&HeaderMap::from_iter([(LINK, value)]), &base);
         assert!(next.is_none() || text.to_ascii_lowercase().contains("next"));
     }
-    let Ok(to) = base.join(text) else { return };
+    let to = join(&base, header);
+    if let Ok(text) = text {
+        // Where a name is expected and beyond ASCII, its own encoding makes it what it is.
+        assert_eq!(to, base.join(text).ok(), "{text} from {base}");
+    }
+    let Some(to) = to else { return };
+    assert!(to.as_str().is_ascii(), "{to}");
     if to.has_host() {
         let shown = Url::parse(&redacted(&to).replace("?…", "")).expect("what is shown is a URL too");
         assert!(shown.username().is_empty() && shown.password().is_none() && shown.query().is_none(), "{shown}");

@@ -30,7 +30,7 @@ use self::session::Session;
 use self::way::{After, Way, is_mismatch};
 use super::endpoint::Endpoint;
 use super::http::{self, Outcome, Request};
-use super::origin::{Origin, allow_hop, redacted};
+use super::origin::{Origin, allow_hop, join, redacted};
 use super::refusal::Refusal;
 use super::retry::{self, TRIES};
 use super::{Direction, Pushed, Shared, lock};
@@ -274,9 +274,7 @@ impl Upload<'_> {
     /// Where the upload goes on. Content is as private as credentials: never to another origin (faults.md A12).
     async fn location(&self, headers: &HeaderMap, request: &Url) -> Result<Option<Url>> {
         let Some(value) = headers.get(LOCATION) else { return Ok(None) };
-        let url = std::str::from_utf8(value.as_bytes())
-            .ok()
-            .and_then(|text| request.join(text).ok())
+        let url = join(request, value.as_bytes())
             .ok_or_else(|| Error::content(format!("{}: the upload's Location is malformed", self.what)))?;
         self.allowed(request, &url).await.map(|()| Some(url))
     }
