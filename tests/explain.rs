@@ -4,6 +4,7 @@ mod common;
 
 use std::io::Write;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use common::cli::{Run, capatch, fails, json, ok};
 
@@ -49,6 +50,32 @@ fn a_log_is_read_from_standard_input() {
     piped(&[&[0xff, 0xfe, b'\n'][..], DENIED.as_bytes()].concat()).succeeded();
     piped(&vec![b'x'; (1 << 20) + 1]).failed(5, &["more than 1048576 bytes", "--tail"]);
     piped(b"").failed(3, &["no error that is known"]);
+}
+
+#[test]
+fn a_log_may_be_utf_16() {
+    let log = format!("größer\r\n{DENIED}\r\n");
+    for bytes in [
+        log.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>(),
+        log.encode_utf16().flat_map(u16::to_be_bytes).collect(),
+    ] {
+        let mark = if bytes[0] == 0 { [0xfe, 0xff] } else { [0xff, 0xfe] };
+        for end in [&b""[..], b"\0", b"\x00\xd8"] {
+            let run = piped(&[&mark, &bytes[..], end].concat()).succeeded();
+            assert!(run.stdout.starts_with(&format!("[low-port-denied-nginx] {DENIED}\n")), "{run:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_line_of_a_megabyte_takes_no_time() {
+    for text in ["é", "\u{fffd}x ", "exec /ü: "] {
+        let line = text.repeat((1 << 20) / text.len());
+        let start = Instant::now();
+        piped(line.as_bytes()).failed(3, &[]);
+        // Without optimisation; at boundaries of Unicode words it was minutes.
+        assert!(start.elapsed() < Duration::from_secs(10), "{text}: {:?}", start.elapsed());
+    }
 }
 
 #[test]

@@ -38,8 +38,21 @@ fn read() -> Result<String> {
         return Err(Error::content(format!("standard input has more than {MAX_LOG} bytes"))
             .hint("give the end of the log: kubectl logs --tail=100"));
     }
-    // A log may have anything in it.
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(decoded(&bytes))
+}
+
+/// The text of a log, which may have anything in it. With a byte order mark, and zeros for the
+/// upper halves of ASCII, it is UTF-16, as PowerShell's `>` writes it.
+fn decoded(bytes: &[u8]) -> String {
+    let units = |unit: fn([u8; 2]) -> u16, rest: &[u8]| -> String {
+        let (pairs, _) = rest.as_chunks();
+        String::from_utf16_lossy(&pairs.iter().map(|pair| unit(*pair)).collect::<Vec<_>>())
+    };
+    match bytes {
+        [0xff, 0xfe, rest @ ..] if rest.contains(&0) => units(u16::from_le_bytes, rest),
+        [0xfe, 0xff, rest @ ..] if rest.contains(&0) => units(u16::from_be_bytes, rest),
+        _ => String::from_utf8_lossy(bytes).into_owned(),
+    }
 }
 
 /// As a finding of `doctor` is told.

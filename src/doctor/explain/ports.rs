@@ -82,7 +82,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         code: "low-port-denied",
-        pattern: r"permission denied: .*could not bind to address \S*:([1-9]\d{0,2}|10[01]\d|102[0-3])\b|listen EACCES.*:([1-9]\d{0,2}|10[01]\d|102[0-3])\b",
+        pattern: r"permission denied: .*could not bind to address \S*:([1-9]\d{0,2}|10[01]\d|102[0-3])(?-u:\b)|listen EACCES.*:([1-9]\d{0,2}|10[01]\d|102[0-3])(?-u:\b)",
         seen: &[
             "(13)Permission denied: AH00072: make_sock: could not bind to address 0.0.0.0:80",
             "Error: listen EACCES: permission denied 0.0.0.0:80",

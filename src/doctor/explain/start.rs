@@ -151,7 +151,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         code: "exec-refused",
-        pattern: r#"\bexec(ve)?\b:? [^:]*[/`"'][^:]*: (permission denied: )?operation not permitted|exec failed.*operation not permitted|/s?bin/[\w.+-]+[`"']?: (\d+: )?operation not permitted|(dumb-init\]|tini[^:]*:|su-exec:|line \d+:) .*/[\w./+-]+: operation not permitted|OCI runtime \w+ failed.*unable to start container process: exec.*operation not permitted|spawn \S+ EPERM"#,
+        pattern: r#"(?-u:\b)exec(ve)?(?-u:\b):? [^:]*[/`"'][^:]*: (permission denied: )?operation not permitted|exec failed.*operation not permitted|/s?bin/[\w.+-]+[`"']?: (\d+: )?operation not permitted|(dumb-init\]|tini[^:]*:|su-exec:|line \d+:) .*/[\w./+-]+: operation not permitted|OCI runtime \w+ failed.*unable to start container process: exec.*operation not permitted|spawn \S+ EPERM"#,
         seen: &[
             "exec /docker-entrypoint.sh: operation not permitted",
             "/docker-entrypoint.sh: line 49: /usr/local/openresty/nginx/sbin/nginx: Operation not permitted",
@@ -185,7 +185,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         code: "script-not-readable",
-        pattern: r"cannot open /\S+: permission denied|can't open '/[^']+': permission denied|\bsh: /\S+: permission denied|\bbash: /\S+: permission denied",
+        pattern: r"cannot open /\S+: permission denied|can't open '/[^']+': permission denied|(?-u:\b)sh: /\S+: permission denied|(?-u:\b)bash: /\S+: permission denied",
         seen: &[
             "sh: 0: cannot open /docker-entrypoint.sh: Permission denied",
             "/bin/sh: can't open '/docker-entrypoint.sh': Permission denied",
