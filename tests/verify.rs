@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use capatch::oci::digest::Digest;
+use capatch::oci::media_type::OCI_MANIFEST;
 use common::cli::{Run, capatch, fails, json, ok, prove, run, start};
 use common::elf;
 use common::image::{BASE_DIGEST, Content, Image, Index, NGINX, NGINX_ENTRY, Opened, Packing, RECORD, Scene, hex};
@@ -83,6 +86,48 @@ fn a_layer_that_was_compressed_anew_is_found() {
     assert_ne!(again, fs::read(&path).unwrap());
     fs::write(path, again).unwrap();
     fails(5, &["sha256:"], ["verify", &source]);
+}
+
+// faults.md C15
+#[test]
+fn data_that_is_not_the_content_is_found() {
+    let scene = Scene::new();
+    let image = Image::kong().build();
+    let manifest = String::from_utf8(image.bytes().to_vec()).unwrap();
+    let data = |bytes: &[u8]| format!(r#","data":"{}"}}"#, STANDARD.encode(bytes));
+    // In the config's descriptor, in an index's, and in a subject.
+    let with_config = |bytes: &[u8]| {
+        let mut content = image.clone();
+        let config = manifest.replacen('}', &data(bytes), 1);
+        content.manifest(OCI_MANIFEST, config.into_bytes());
+        Index::new().platform(&content, "amd64").build()
+    };
+    let with_entry = |bytes: &[u8]| Index::new().child(&image, data(bytes).trim_end_matches('}')).build();
+    let with_subject = |bytes: &[u8]| {
+        let subject = image.descriptor(data(bytes).trim_end_matches('}'));
+        Index::new().child(&image, "").members(&format!(r#","subject":{subject}"#)).build()
+    };
+    let config = &image.blobs[&image.config()];
+    for (i, (made, good)) in [
+        (&with_config as &dyn Fn(&[u8]) -> Content, &config[..]),
+        (&with_entry, image.bytes()),
+        (&with_subject, image.bytes()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (bytes, right) in [(good, true), (&good[1..], false), (b"", false)] {
+            let content = made(bytes);
+            content.write(&scene.path("data"), &format!("{i}-{}", bytes.len()));
+            let reference = scene.reference(&format!("data:{i}-{}", bytes.len()));
+            let said = run(["verify", &reference]);
+            let found = said.stdout.contains("the data inside of a descriptor is not its content");
+            assert_eq!((said.code, found), if right { (0, false) } else { (8, true) }, "{said:#?}");
+            // Kept as it is, whatever it is.
+            let copy = scene.reference(&format!("copy:{i}-{}", bytes.len()));
+            assert_eq!(json(["copy", &reference, &copy])["digest"], content.digest.as_str());
+        }
+    }
 }
 
 #[test]

@@ -162,6 +162,11 @@ impl Manifest {
         self.object.contains("subject")
     }
 
+    /// What it refers to, if that is a whole descriptor.
+    pub fn subject(&self) -> Option<Descriptor> {
+        subject(&self.object)
+    }
+
     /// The bytes of the same manifest with another config, perhaps one more layer on top, and these annotations set.
     ///
     /// `subject` goes: it would tie the new image to what the old one was about (faults.md H16). Docker manifests have
@@ -190,6 +195,11 @@ impl Index {
     /// Whether the index refers to another manifest, as signatures do.
     pub fn has_subject(&self) -> bool {
         self.object.contains("subject")
+    }
+
+    /// What it refers to, if that is a whole descriptor.
+    pub fn subject(&self) -> Option<Descriptor> {
+        subject(&self.object)
     }
 
     /// The media type to store and serve the index under.
@@ -274,6 +284,10 @@ fn set_annotations(object: &mut Object, annotations: &[(String, String)]) -> Res
         all.set(name, value)?;
     }
     object.set("annotations", &all)
+}
+
+fn subject(object: &Object) -> Option<Descriptor> {
+    Descriptor::from_object(object.get("subject").ok()??).ok()
 }
 
 fn descriptors(object: &Object, name: &str) -> Result<Option<Vec<Descriptor>>> {

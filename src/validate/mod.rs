@@ -2,6 +2,7 @@
 //! base so that anything that the patch did not declare is found.
 
 mod base;
+mod data;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -233,6 +234,7 @@ pub async fn verify(
     let mut seen = HashSet::new();
     let nodes = tree.nodes().into_iter().rev().map(Node::descriptor);
     report.contents = nodes.filter(|node| seen.insert(&node.digest)).map(Content::from).collect();
+    report.findings.extend(data::findings(&tree));
     let elsewhere = verify_blobs(place, &tree, &images, &mut report).await?;
     let base = match base {
         Some(base) => Some(base::Base::load(base).await.map_err(|e| e.context("base"))?),
