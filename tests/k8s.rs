@@ -474,6 +474,34 @@ fn ports_and_sysctls_of_the_node() {
     assert!(run.stdout.contains(containers) && run.stdout.contains(context), "{run:#?}");
 }
 
+/// YAML 1.1, which the API server reads, has many ways to write a port.
+#[test]
+fn ports_are_numbers_however_they_are_written() {
+    for (high, written) in [
+        (true, "0o17500"),
+        (true, "017500"),
+        (true, "0x1F40"),
+        (true, "8_000"),
+        (true, "8e3"),
+        (true, "8000"),
+        (false, "0o120"),
+    ] {
+        let service = format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec:\n  selector: {{app: kong}}\n  ports:\n  - {{port: 81, targetPort: {written}}}\n"
+        );
+        let ports = format!(
+            "        ports:\n        - {{containerPort: {written}, hostPort: {written}}}\n        - {{containerPort: 8001, hostPort: 0x0}}\n"
+        );
+        let text = deployment(&ports).replace("  template:\n", "  template:\n    metadata: {labels: {app: kong}}\n")
+            + &service;
+        let run = edit(&KONG, &text).succeeded();
+        let expected = if high { text.replace(written, "80") } else { text };
+        for line in expected.lines().filter(|line| line.contains("ort: ")) {
+            assert!(run.stdout.contains(line), "{written}: {line} in {run:#?}");
+        }
+    }
+}
+
 #[test]
 fn values_for_the_chart_are_printed() {
     let values = |arguments: &[&str]| {

@@ -227,7 +227,7 @@ fn starts_kong(container: &Cursor<'_>) -> bool {
 
 /// The low port that a port of the proxy becomes, or is.
 pub(super) fn low_port(port: &Cursor<'_>) -> Result<Option<u16>> {
-    let Some(number) = port.text("containerPort")?.and_then(|text| text.parse::<u16>().ok()) else { return Ok(None) };
+    let Some(number) = port.port("containerPort")? else { return Ok(None) };
     let name = port.text("name")?.unwrap_or_default();
     let tcp = port.text("protocol")?.is_none_or(|protocol| protocol == "TCP");
     let other = OTHER_PORTS.iter().any(|other| name.starts_with(other));
@@ -247,7 +247,7 @@ fn container_ports(container: &Cursor<'_>, edits: &mut Edits<'_>, proxy_ports: &
         let name = port.text("name")?.unwrap_or_default();
         let shown = if name.is_empty() { String::new() } else { format!("{name} ") };
         proxy_ports.push((name.to_owned(), low));
-        if old.parse() != Ok(low) {
+        if number.node.port() != Some(low) {
             edits.replace_number(&number, &low.to_string(), format!("container port {shown}{old} → {low}"));
         }
     }
@@ -260,8 +260,8 @@ fn probes(container: &Cursor<'_>, warnings: &mut Vec<Warning>) {
         if let Some(probe) = container.node.get(key) {
             probe.texts(&mut texts);
         }
-        let high = |text: &str| PORTS.iter().any(|(high, _)| text.parse() == Ok(*high));
-        if let Some(node) = texts.into_iter().find(|node| node.text().is_some_and(high)) {
+        let is_high = |port: u16| PORTS.iter().any(|(high, _)| port == *high);
+        if let Some(node) = texts.into_iter().find(|node| node.port().is_some_and(is_high)) {
             let place = Cursor { node, ..container.clone() };
             warn(
                 warnings,

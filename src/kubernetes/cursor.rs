@@ -41,6 +41,11 @@ impl<'a> Cursor<'a> {
         Ok(self.get(key)?.and_then(|cursor| cursor.node.text()))
     }
 
+    /// The number of a port below a key.
+    pub(super) fn port(&self, key: &str) -> Result<Option<u16>> {
+        Ok(self.get(key)?.and_then(|cursor| cursor.node.port()))
+    }
+
     /// The items of a sequence; aliases are left out.
     pub(super) fn items(&self) -> Vec<Cursor<'a>> {
         let items = self.node.items().iter().enumerate().filter(|(_, node)| !matches!(node.value, Value::Alias(_)));

@@ -92,10 +92,10 @@ fn ports(spec: &Cursor<'_>, edits: &mut Edits<'_>, options: &Options) -> Result<
         let Some(list) = owner.get("ports")? else { continue };
         for (number, port) in list.items().iter().enumerate() {
             let low = if is_kong { container::low_port(port)? } else { None };
-            let Some(inside) = low.or(port.text("containerPort")?.and_then(|text| text.parse().ok())) else { continue };
+            let Some(inside) = low.or(port.port("containerPort")?) else { continue };
             let name = port.text("name")?.map_or(String::new(), |name| format!("{name} "));
-            let host = port.get("hostPort")?.filter(|host| !host.node.is_null() && host.node.text() != Some("0"));
-            if let Some(host) = host.filter(|host| host.node.text() != Some(&inside.to_string())) {
+            let host = port.get("hostPort")?.filter(|host| !host.node.is_null() && host.node.port() != Some(0));
+            if let Some(host) = host.filter(|host| host.node.port() != Some(inside)) {
                 edits.replace_number(&host, &inside.to_string(), format!("host port {name}→ {inside}"));
             }
             let protocol = port.text("protocol")?.unwrap_or("TCP");

@@ -10,6 +10,7 @@ mod helm;
 mod host_network;
 mod lines;
 mod new;
+pub(crate) mod number;
 mod proof;
 mod service;
 mod workload;

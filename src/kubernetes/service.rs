@@ -41,7 +41,7 @@ pub(super) fn edit(
             let target = port.get("targetPort")?;
             match leads(target.as_ref().unwrap_or(&number), workload) {
                 Leads::ToProxy(low) => {
-                    only &= number.node.text() == Some(&low.to_string());
+                    only &= number.node.port() == Some(low);
                     retarget.push((port, number, target, low));
                 }
                 Leads::Elsewhere => only = false,
@@ -53,15 +53,13 @@ pub(super) fn edit(
         }
         let edits = &mut files[object.file];
         for (port, number, target, low) in retarget {
-            let low = low.to_string();
             let what = format!("Service {}: targetPort → {low}", object.name());
-            let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
             match target {
-                Some(target) if target.node.text().is_some_and(|text| is_number(text) && text != low) => {
-                    edits.replace_number(&target, &low, what);
+                Some(target) if target.node.port().is_some_and(|number| number != low) => {
+                    edits.replace_number(&target, &low.to_string(), what);
                 }
-                None if number.node.text() != Some(&low) => {
-                    edits.set(&port, "port", "targetPort", &New::Plain(&low), what)?
+                None if number.node.port() != Some(low) => {
+                    edits.set(&port, "port", "targetPort", &New::Plain(&low.to_string()), what)?
                 }
                 _ => {}
             }
@@ -84,9 +82,9 @@ fn selects(service: &Object<'_>, workload: &Workload<'_>) -> bool {
 
 fn leads(target: &Cursor<'_>, workload: &Workload<'_>) -> Leads {
     let text = target.node.text().unwrap_or_default();
-    let low = match text.parse::<u16>() {
-        Ok(number) => PORTS.iter().find(|(high, low)| number == *high || number == *low).map(|(_, low)| *low),
-        Err(_) => workload.ports.iter().find(|(name, _)| name == text).map(|(_, low)| *low),
+    let low = match target.node.port() {
+        Some(number) => PORTS.iter().find(|(high, low)| number == *high || number == *low).map(|(_, low)| *low),
+        None => workload.ports.iter().find(|(name, _)| name == text).map(|(_, low)| *low),
     };
     low.map_or(Leads::Elsewhere, Leads::ToProxy)
 }

@@ -7,6 +7,7 @@ use std::ops::Range;
 use granit_parser::{Event, Parser, ScalarStyle, Span, StructureStyle};
 use indexmap::IndexMap;
 
+use super::number;
 use crate::error::{Error, Result};
 
 /// Nodes that the documents of one file may have; a node takes some hundred bytes.
@@ -61,6 +62,15 @@ impl Node {
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar(text, _) if !self.is_null() => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The number of a port, as the API server reads it.
+    pub(super) fn port(&self) -> Option<u16> {
+        match &self.value {
+            Value::Scalar(text, ScalarStyle::Plain) => u16::try_from(number::whole(text)?).ok(),
+            Value::Scalar(text, _) => text.parse().ok(),
             _ => None,
         }
     }
