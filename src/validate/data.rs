@@ -65,7 +65,7 @@ mod tests {
             let descriptor = Descriptor::from_object(Object::parse(text.as_bytes()).unwrap()).unwrap();
             match check(&descriptor) {
                 Ok(()) => assert_eq!(wrong, "", "{data}"),
-                Err(error) => assert!(wrong != "" && error.to_string().contains(wrong), "{data}: {error}"),
+                Err(error) => assert!(!wrong.is_empty() && error.to_string().contains(wrong), "{data}: {error}"),
             }
         }
     }
