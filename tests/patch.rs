@@ -530,6 +530,32 @@ fn the_digest_depends_on_nothing_but_the_input() {
 }
 
 #[test]
+fn the_order_of_options_and_the_names_of_platforms_are_no_input() {
+    let with = |image: Image, program| image.layer([file("opt/b", program)]).build();
+    let (amd64, arm64) = (with(Image::kong(), elf::amd64()), with(Image::kong_arm64(), elf::arm64()));
+    let scene = Scene::new();
+    let source = scene.source(&Index::new().platform(&amd64, "amd64").platform(&arm64, "arm64").build());
+    for (i, (one, other)) in [
+        ("--platform linux/amd64,linux/arm64", "--platform linux/arm64/v8 --platform linux/amd64,linux/aarch64"),
+        ("--expose 80 --expose 81,443", "--expose 443/tcp,81,80,81"),
+        ("--unexpose 8000,8443", "--unexpose 8443,8000,8443"),
+        ("--file /usr/local/bin/nginx --file /opt/b", "--file /opt/b --file /usr/local/bin/nginx --file /opt/b"),
+        ("--env A=1 --env B=2 --label a=1 --label b=2", "--label b=2 --label a=1 --env B=2 --env A=1"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let patch = |tag: &str, options: &str| {
+            let to = scene.reference(&format!("{i}:{tag}"));
+            start(capatch(["patch", &source, &to, "--json"].into_iter().chain(options.split(' ')))).succeeded().json()
+        };
+        let digest = patch("one", one)["digest"].clone();
+        assert_eq!(patch("other", other)["digest"], digest, "{other}");
+        assert_eq!(patch("one", other)["result"], "unchanged", "{other}");
+    }
+}
+
+#[test]
 fn source_date_epoch_dates_the_image() {
     let scene = Scene::new();
     let source = scene.source(&Image::kong().build());

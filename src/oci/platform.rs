@@ -25,21 +25,25 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// The variant, or the one that the architecture has when none is named.
-    fn effective_variant(&self) -> Option<&str> {
+    /// The variant in its normal form: named for `arm` always, for the others only if it is not the first one.
+    fn normal_variant(&self) -> Option<&str> {
         match (self.architecture.as_str(), self.variant.as_deref().filter(|v| !v.is_empty())) {
-            ("arm64", None) => Some("v8"),
             ("arm", None) => Some("v7"),
-            ("amd64", Some("v1")) => None,
+            ("arm64", Some("v8")) | ("amd64", Some("v1")) => None,
             (_, variant) => variant,
         }
+    }
+
+    /// Its normal form: two that ask for the same are equal.
+    pub fn normal(&self) -> Platform {
+        Platform { variant: self.normal_variant().map(str::to_owned), ..self.clone() }
     }
 
     /// Whether an image for `self` is what somebody who asks for `wanted` means.
     pub fn matches(&self, wanted: &Platform) -> bool {
         self.os == wanted.os
             && self.architecture == wanted.architecture
-            && self.effective_variant() == wanted.effective_variant()
+            && self.normal_variant() == wanted.normal_variant()
             && wanted.os_version.as_ref().is_none_or(|v| self.os_version.as_ref() == Some(v))
     }
 
@@ -105,6 +109,7 @@ mod tests {
         ] {
             let parse = |text: &str| text.parse::<Platform>().unwrap();
             assert_eq!(parse(one).matches(&parse(other)), same, "{one} {other}");
+            assert_eq!(parse(one).normal() == parse(other).normal(), same, "{one} {other}");
         }
         // Windows has many images of one architecture.
         let of = |version: Option<&str>| Platform {

@@ -226,7 +226,7 @@ async fn compare(
     if !said.intact {
         return Ok(Standing::Other("was made by capatch, but somebody changed it since"));
     }
-    if old.descriptor.digest == source.descriptor.digest && said.request == *request {
+    if old.descriptor.digest == source.descriptor.digest && said.request.is_same(request) {
         // The source was patched in place before (faults.md H15).
         return Ok(Standing::Same);
     }
@@ -238,7 +238,7 @@ async fn compare(
         Standing::Earlier("the source is another image now")
     } else if said.base_name.as_deref() != name {
         Standing::Earlier("the source has another name now")
-    } else if said.request != *request {
+    } else if !said.request.is_same(request) {
         Standing::Earlier("the options are others now")
     } else {
         Standing::Same

@@ -54,3 +54,18 @@ fn listen_value(config: &ImageConfig, name: &str, asked: &str, warnings: &mut Ve
     listen::parse(&value, version.as_ref())?;
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_request_of_an_earlier_version_is_followed_in_its_order() {
+        let ports = ["81/tcp", "80/tcp"];
+        let request = Request { expose: ports.map(str::to_owned).into(), ..Request::default() };
+        let text = r#"{"os":"linux","architecture":"amd64","config":{},"rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let mut config = ImageConfig::parse(text.as_bytes()).unwrap();
+        edit_config(&mut config, &request).unwrap();
+        assert_eq!(config.exposed_ports().unwrap(), ports);
+    }
+}

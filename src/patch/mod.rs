@@ -19,6 +19,8 @@ pub use file::FileChange;
 pub use plan::{AddedLayer, ImageChange, Plan, Planned, history, plan};
 pub use record::{ANNOTATIONS, Asked, Holder, LABELS, NAME as RECORD, Record, Request};
 
+use std::collections::BTreeSet;
+
 use crate::capability::FileCapabilities;
 use crate::copy::Memory;
 use crate::error::{Error, Result};
@@ -140,11 +142,6 @@ impl Options {
 
     /// The request in its normal form; two that do the same are equal.
     pub fn request(&self) -> Result<Request> {
-        let texts = |ports: &[Port]| {
-            let mut ports: Vec<String> = ports.iter().map(Port::to_string).collect();
-            ports.dedup();
-            ports
-        };
         let listen = match (&self.listen, self.profile.listen_env) {
             (None, _) => None,
             (Some(value), Some(name)) => Some((name.to_owned(), value.clone().unwrap_or_default())),
@@ -156,7 +153,7 @@ impl Options {
         let files = if self.files.is_empty() {
             self.profile.files.iter().map(|paths| Asked::of(paths)).collect()
         } else {
-            self.files.iter().cloned().map(Asked::Path).collect()
+            sorted(self.files.iter().cloned()).into_iter().map(Asked::Path).collect()
         };
         Ok(Request {
             capabilities: match &self.capabilities {
@@ -166,13 +163,18 @@ impl Options {
             replace: matches!(self.capabilities, Edit::Replace(_)),
             remove: matches!(self.capabilities, Edit::Remove),
             files,
-            expose: texts(&self.expose),
-            unexpose: texts(&self.unexpose),
+            expose: sorted(self.expose.iter()).into_iter().map(Port::to_string).collect(),
+            unexpose: sorted(self.unexpose.iter()).into_iter().map(Port::to_string).collect(),
             listen,
             env: self.env.iter().cloned().collect(),
             labels: self.labels.iter().cloned().collect(),
-            platforms: self.platforms.iter().map(Platform::to_string).collect(),
+            platforms: sorted(self.platforms.iter().map(|platform| platform.normal().to_string())),
             created: self.created.map(time::rfc3339),
         })
     }
+}
+
+/// Each once, in an order that is not the command line's.
+fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    items.collect::<BTreeSet<T>>().into_iter().collect()
 }

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::oci::digest::Digest;
 use crate::oci::json::Object;
+use crate::oci::platform::Platform;
+use crate::patch::sorted;
 
 /// The annotation or label that holds the record.
 pub const NAME: &str = "dev.capatch.patch";
@@ -55,8 +57,27 @@ pub struct Request {
     pub created: Option<String>,
 }
 
+impl Request {
+    /// Whether both ask for the same. Records of earlier versions have it in the order of the command line, and platforms
+    /// by any of their names.
+    pub fn is_same(&self, other: &Request) -> bool {
+        self.normal() == other.normal()
+    }
+
+    fn normal(&self) -> Request {
+        let platform = |text: &String| text.parse::<Platform>().map_or(text.clone(), |it| it.normal().to_string());
+        Request {
+            files: sorted(self.files.iter().cloned()),
+            expose: sorted(self.expose.iter().cloned()),
+            unexpose: sorted(self.unexpose.iter().cloned()),
+            platforms: sorted(self.platforms.iter().map(platform)),
+            ..self.clone()
+        }
+    }
+}
+
 /// A file that is asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Asked {
     /// By its path.
@@ -186,6 +207,29 @@ mod tests {
             assert_eq!(serde_json::to_string(&record).unwrap(), text);
             assert_eq!(record.request.remove, request.contains("remove"));
             assert_eq!(record.files.values().any(Option::is_none), request.contains("remove"));
+        }
+    }
+
+    #[test]
+    fn a_request_is_the_same_in_any_order() {
+        let request = |text: &str| serde_json::from_str::<Request>(&format!("{{{text}}}")).unwrap();
+        for (one, other, same) in [
+            (r#""expose":["80/tcp","443/tcp"]"#, r#""expose":["443/tcp","80/tcp","443/tcp"]"#, true),
+            (r#""expose":["80/tcp"]"#, r#""unexpose":["80/tcp"]"#, false),
+            (r#""expose":["80/tcp"]"#, r#""expose":["80/udp"]"#, false),
+            (r#""files":["/a","/b"]"#, r#""files":["/b","/a"]"#, true),
+            (r#""files":["/a","/b"]"#, r#""files":[["/a","/b"]]"#, false),
+            (r#""files":[["/a","/b"]]"#, r#""files":[["/b","/a"]]"#, false),
+            (
+                r#""platforms":["linux/amd64","linux/arm64/v8","linux/arm"]"#,
+                r#""platforms":["linux/arm/v7","linux/arm64","linux/amd64/v1","linux/amd64"]"#,
+                true,
+            ),
+            (r#""platforms":["linux/arm/v6"]"#, r#""platforms":["linux/arm"]"#, false),
+            (r#""platforms":["?"]"#, r#""platforms":["?","?"]"#, true),
+            (r#""platforms":["?"]"#, r#""platforms":[]"#, false),
+        ] {
+            assert_eq!(request(one).is_same(&request(other)), same, "{one} {other}");
         }
     }
 
