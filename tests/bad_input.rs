@@ -398,6 +398,20 @@ fn unknown_compression_is_refused_by_name() {
 }
 
 #[test]
+fn quiet_leaves_the_result_on_stdout_and_only_errors_on_stderr() {
+    let scene = Scene::new();
+    let image = Image::kong().build();
+    let source = scene.source(&Index::new().platform(&image, "amd64").attestation(&image.digest).build());
+    let to = scene.reference("dst:1");
+    let said = ok(["patch", &source, &to, "--dry-run"]);
+    assert!(said.stderr.contains("note: "), "{said:#?}");
+    let quiet = ok(["patch", &source, &to, "--dry-run", "-q"]);
+    assert_eq!((quiet.stdout, quiet.stderr.as_str()), (said.stdout, ""));
+    fails(3, &["does not exist"], ["patch", "-q", &scene.reference("nothing:1"), &to]);
+    assert!(ok(["patch", "--help"]).stdout.contains("Nothing on stderr but errors"));
+}
+
+#[test]
 fn a_layer_that_is_another_is_refused() {
     let other = Packing::Gzip.pack(&tar::tar(&[file("opt/nginx", elf::amd64())]));
     refused_blob(&["the image's config says"], &nginx_tar(), other);

@@ -82,7 +82,7 @@ struct Common {
     /// Print JSON instead of text
     #[arg(long, global = true, help_heading = "Output")]
     json: bool,
-    /// Say nothing but errors
+    /// Nothing on stderr but errors
     #[arg(short, long, global = true, help_heading = "Output")]
     quiet: bool,
     /// Say more; twice: every request
