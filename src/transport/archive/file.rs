@@ -15,7 +15,7 @@ use tempfile::NamedTempFile;
 use super::engine::PipeWriter;
 use crate::archive::compression::{self, Decoder, from_io, sniff};
 use crate::blob::{Spool, SpoolWriter};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::oci::media_type::Compression;
 use crate::transport::durable::{hold, publish, remove_garbage, temporary};
@@ -191,11 +191,10 @@ impl Read for OwnErrors {
 pub(super) fn check_writable(path: &Path) -> Result<()> {
     if is_pipe(path) {
         return if io::stdout().is_terminal() {
-            Err(Error::new(Kind::DestinationRefused, "standard output is a terminal, and an archive is no text")
+            Err(Error::usage("standard output is a terminal, and an archive is no text")
                 .hint("send it into a file or a program, as in … - | docker load"))
         } else if is_closed(&io::stdout()) {
-            Err(Error::new(Kind::DestinationRefused, "standard output is closed")
-                .hint("send it into a file or a program"))
+            Err(Error::usage("standard output is closed").hint("send it into a file or a program"))
         } else {
             Ok(())
         };
