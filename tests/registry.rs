@@ -1488,6 +1488,9 @@ async fn tags_that_do_not_move() {
         (400, "MANIFEST_INVALID", Some(b"{}"), Some(Kind::Failed)),
         (403, "DENIED", Some(b"{}"), Some(Kind::Denied)),
         (403, "DENIED", None, Some(Kind::Denied)),
+        (405, "DENIED", None, Some(Kind::Denied)),
+        (400, "UNAUTHORIZED", Some(b"{}"), Some(Kind::Denied)),
+        (405, "UNSUPPORTED", None, Some(Kind::Failed)),
     ] {
         let registry = Registry::start();
         if let Some(there) = there {
