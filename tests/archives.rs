@@ -443,11 +443,17 @@ fn a_run_that_is_told_to_stop_leaves_no_half_archive() {
     });
     let from = format!("{}/kong:3.9", registry.host());
     // These tests may run under nohup themselves.
-    let heeding = &["/usr/bin/env", "--default-signal=HUP"][..];
-    let nohup = &["/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "sh"][..];
-    for (wrapper, signals, code) in
-        [(heeding, &["HUP"][..], 129), (&[], &["INT"], 130), (&[], &["TERM"], 143), (nohup, &["HUP", "TERM"], 143)]
-    {
+    let heeding = &["/usr/bin/env", "--default-signal"][..];
+    let nohup = &["/usr/bin/env", "--default-signal", "--ignore-signal=HUP"][..];
+    // A shell starts the background jobs of a script so.
+    let background = &["/usr/bin/env", "--default-signal", "--ignore-signal=INT,QUIT"][..];
+    for (wrapper, signals, code) in [
+        (heeding, &["HUP"][..], 129),
+        (heeding, &["INT"], 130),
+        (heeding, &["TERM"], 143),
+        (nohup, &["HUP", "TERM"], 143),
+        (background, &["INT", "TERM"], 143),
+    ] {
         let directory = tempfile::tempdir_in(scene.path(".")).unwrap();
         let to = format!("oci-archive:{}:1", directory.path().join("kong.tar").display());
         let plain = capatch(["copy", &from, &to]);

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 
 use capatch::oci::digest::Digest;
 use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
-use common::cli::{Run, capatch, fails, ok, prove, run, start};
+use common::cli::{Run, capatch, fails, heeding, ok, prove, run, start};
 use common::elf;
 use common::files::kong;
 use common::image::{Content, Image, Index, NGINX, NGINX_ENTRY, Packing, Scene, hex, leftovers};
@@ -1126,7 +1126,7 @@ fn a_stop_signal_keeps_what_has_arrived_of_large_blobs_and_nothing_else() {
         stalled.lock().unwrap().insert(path.clone()).then(|| reply.ending(common::registry::Ending::Stalled))
     });
     let from = format!("{}/kong:3.9", registry.host());
-    let mut command = capatch(["copy", &from, &scene.reference("dst:out")]);
+    let mut command = heeding(&capatch(["copy", &from, &scene.reference("dst:out")]));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     let unfinished = scene.path("dst").join(format!(".capatch-{}", big.replace(':', "-")));
@@ -1175,7 +1175,7 @@ fn a_second_signal_ends_it_at_once() {
     let scene = Scene::new();
     let to = scene.reference("dst:1");
     let run = |second: bool| {
-        let (child, _input) = waiting(capatch(["copy", "oci-archive:-", &to]));
+        let (child, _input) = waiting(heeding(&capatch(["copy", "oci-archive:-", &to])));
         let begin = std::time::Instant::now();
         send("-INT", &child);
         if second {
@@ -1199,7 +1199,7 @@ fn a_closed_terminal_ends_it_unless_it_was_started_by_nohup() {
     let (scene, image) = (Scene::new(), Image::kong().build());
     ok(["copy", &scene.source(&image), &format!("oci-archive:{}:3.9", scene.path("a.tar").display())]);
     let to = scene.reference("dst:1");
-    let (child, _input) = waiting(capatch(["copy", "oci-archive:-", &to]));
+    let (child, _input) = waiting(heeding(&capatch(["copy", "oci-archive:-", &to])));
     send("-HUP", &child);
     let said: Run = child.wait_with_output().unwrap().into();
     assert!(said.code == 129 && said.stderr.contains("the terminal was closed"), "{said:?}");

@@ -310,25 +310,26 @@ fn wind_up(runtime: tokio::runtime::Runtime, uploads: Option<Client>) {
 async fn stopped() -> Error {
     use tokio::signal::unix::{SignalKind, signal};
     let received = |kind: SignalKind| async move {
-        match signal(kind) {
-            Ok(mut signal) => signal.recv().await,
-            Err(_) => None,
+        if is_ignored(kind) {
+            return None;
         }
+        signal(kind).ok()?.recv().await
     };
-    let hangup = async { if is_hangup_ignored() { None } else { received(SignalKind::hangup()).await } };
     tokio::select! {
-        Some(()) = hangup => Error::new(Kind::Stopped(1), "the terminal was closed"),
+        Some(()) = received(SignalKind::hangup()) => Error::new(Kind::Stopped(1), "the terminal was closed"),
         Some(()) = received(SignalKind::interrupt()) => Error::new(Kind::Stopped(2), "interrupted"),
         Some(()) = received(SignalKind::terminate()) => Error::new(Kind::Stopped(15), "terminated"),
         else => std::future::pending().await,
     }
 }
 
-/// Whether we were started by nohup(1), which wants a closed terminal to stop nothing: proc_pid_status(5).
-fn is_hangup_ignored() -> bool {
+/// Whether we were started so that this signal stops nothing, as by nohup(1) or as a script's background job:
+/// proc_pid_status(5).
+fn is_ignored(kind: tokio::signal::unix::SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    mask >> (kind.as_raw_value() - 1) & 1 == 1
 }
 
 /// Prints an error: a sentence, and the hint on a line of its own.

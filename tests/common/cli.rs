@@ -17,6 +17,14 @@ pub fn capatch<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Comma
     command
 }
 
+/// The same command, stopped by every signal: the tests may run under nohup, or as the background job of a script.
+pub fn heeding(command: &Command) -> Command {
+    let mut heeding = Command::new("/usr/bin/env");
+    heeding.arg("--default-signal").arg(command.get_program()).args(command.get_args()).env_clear();
+    heeding.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    heeding
+}
+
 /// How a run ended.
 #[derive(Debug)]
 pub struct Run {
