@@ -205,6 +205,29 @@ async fn a_client_certificate_is_shown_where_it_belongs() {
 }
 
 #[tokio::test]
+async fn of_plain_http_with_a_registry_that_speaks_tls_the_way_to_tls_is_told() {
+    // rustls closes the connection; Go's and nginx's servers answer.
+    let strict = serve(&certificate("127.0.0.1"), None);
+    let error = get(&strict.host(), |_| {}).await.unwrap_err();
+    let hint = error.hint_text().unwrap_or_default();
+    assert!(hint.contains("if the registry speaks TLS") && hint.contains("--ca-file"), "{error} {hint}");
+    assert!(hint.contains(&format!("{}/ca.crt", strict.host())), "{hint}");
+    assert!(strict.log().is_empty());
+
+    let polite = Registry::start();
+    for (body, told) in [
+        ("Client sent an HTTP request to an HTTPS server.\n", true),
+        ("<html><title>400 The plain HTTP request was sent to HTTPS port</title>", true),
+        ("no", false),
+    ] {
+        polite.fault(move |_, _| Some(Reply::new(400).body(body)));
+        let error = get(&polite.host(), |_| {}).await.unwrap_err();
+        let hint = error.hint_text().unwrap_or_default();
+        assert_eq!(hint.contains("the registry speaks TLS: name its") && hint.contains("--ca-file"), told, "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn https_never_becomes_http() {
     // A registry that speaks plain http only, asked over https.
     let plain = Registry::start();

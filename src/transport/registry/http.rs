@@ -18,7 +18,7 @@ use super::mirrors::{Settings, Tls};
 use super::origin::{Origin, Reach, allow_hop, join, redacted};
 use super::refusal::Refusal;
 use super::retry::{self, TRIES};
-use super::{Shared, lock, network};
+use super::{Shared, advice, lock, network};
 use crate::error::{Error, Kind, Result, printable};
 
 const REDIRECTS: usize = 5;
@@ -320,7 +320,7 @@ pub(super) async fn follow(
         let response = match answer {
             Some(Ok(response)) => response,
             Some(Err(error)) => {
-                let lost = network::explain(error, &host_port(&url));
+                let lost = advice::with_hint(network::explain(error, &host_port(&url)), &url);
                 tracing::debug!("{} {}: {}", request.method, redacted(&url), lost.error);
                 if lost.unsent && settings.mirror && !away {
                     lock(&shared.unreachable).insert(home.host_port());

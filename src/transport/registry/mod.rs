@@ -9,6 +9,7 @@
 //! failed https connection never falls back to it, unless a file of the user's calls the host insecure. Which mirrors
 //! stand for a registry is said in the same files (module `mirrors`).
 
+mod advice;
 mod auth;
 mod challenge;
 mod credentials;

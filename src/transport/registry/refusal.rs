@@ -7,7 +7,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::origin::redacted;
-use super::proxy;
+use super::{advice, proxy};
 use crate::error::{Error, Kind};
 
 const BODY_LIMIT: usize = 64 << 10;
@@ -21,6 +21,8 @@ pub(super) struct Refusal {
     pub(super) code: String,
     message: String,
     url: Url,
+    /// Whether a server says that it expects TLS.
+    wants_tls: bool,
     /// Where the credentials came from that were refused.
     pub(super) login: Option<String>,
     /// The challenge, if it is none that can be answered.
@@ -51,6 +53,7 @@ impl Refusal {
             code,
             message,
             url: response.url().clone(),
+            wants_tls: advice::wants_tls(&body),
             login: None,
             challenge: None,
             token: false,
@@ -127,6 +130,9 @@ impl Refusal {
             _ => {
                 let error = Error::failed(format!("{what}: {} answered {}{said}", redacted(&self.url), self.status));
                 match (status, self.asked) {
+                    _ if self.wants_tls && self.url.scheme() == "http" => {
+                        error.hint(format!("the registry speaks TLS: {}", advice::how_to_speak_tls(&self.url)))
+                    }
                     (407, _) => {
                         proxy::hint(self.url.scheme() == "https").map_or(error.clone(), |hint| error.hint(hint))
                     }
