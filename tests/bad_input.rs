@@ -398,6 +398,13 @@ fn unknown_compression_is_refused_by_name() {
 }
 
 #[test]
+fn the_version_is_that_of_the_whole_program() {
+    let version = concat!("capatch ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!([ok(["-V"]).stdout, ok(["--version"]).stdout], [version, version]);
+    fails(2, &["unexpected argument '-V'"], ["patch", "-V"]);
+}
+
+#[test]
 fn quiet_leaves_the_result_on_stdout_and_only_errors_on_stderr() {
     let scene = Scene::new();
     let image = Image::kong().build();

@@ -56,7 +56,7 @@ Exit codes:
 
 /// The whole command line.
 #[derive(Parser)]
-#[command(name = "capatch", version, propagate_version = true, max_term_width = 110, about = ABOUT, after_help = AFTER)]
+#[command(name = "capatch", version, max_term_width = 110, about = ABOUT, after_help = AFTER)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
