@@ -398,6 +398,19 @@ fn unknown_compression_is_refused_by_name() {
 }
 
 #[test]
+fn how_to_unpack_an_archive_that_is_compressed_with_something_else_is_told() {
+    let scene = Scene::new();
+    let archive = scene.path("a.tar");
+    for (magic, unpacker) in [(&b"BZh9"[..], "bunzip2"), (b"\x04\x22\x4d\x18", "lz4 -dc"), (b"LZIP", "lzip -dc")] {
+        fs::write(&archive, [magic, &[0; 600]].concat()).unwrap();
+        let said =
+            run(["inspect", &format!("docker-archive:{}", archive.display())]).failed(5, &["not an image archive"]);
+        let hint = format!("unpack it on the way: {unpacker} < FILE | capatch … oci-archive:-");
+        assert_eq!(said.hint(), Some(hint.as_str()));
+    }
+}
+
+#[test]
 fn the_version_is_that_of_the_whole_program() {
     let version = concat!("capatch ", env!("CARGO_PKG_VERSION"), "\n");
     assert_eq!([ok(["-V"]).stdout, ok(["--version"]).stdout], [version, version]);

@@ -141,8 +141,26 @@ fn read(file: File, in_place: bool, metadata: &fs::Metadata, limits: &Limits, pl
             let tar = spool(Decoder::new(head.chain(ours), limits)?, &compression.to_string(), limits, place)?;
             Ok(Source { tar, compressed: true, identity })
         }
-        Err(_) => Err(Error::content(format!("{place} is {}, not an image archive", compression::describe(&head)))
-            .hint("an archive is what docker save, podman save or skopeo copy … oci-archive:FILE writes")),
+        Err(_) => {
+            let what = compression::describe(&head);
+            let hint = match what.strip_prefix("compressed with ").and_then(unpacker) {
+                Some(unpacker) => format!("unpack it on the way: {unpacker} < FILE | capatch … oci-archive:-"),
+                None => {
+                    "an archive is what docker save, podman save or skopeo copy … oci-archive:FILE writes".to_owned()
+                }
+            };
+            Err(Error::content(format!("{place} is {what}, not an image archive")).hint(hint))
+        }
+    }
+}
+
+/// The command that unpacks a format from standard input to standard output.
+fn unpacker(format: &str) -> Option<&'static str> {
+    match format {
+        "bzip2" => Some("bunzip2"),
+        "lz4" => Some("lz4 -dc"),
+        "lzip" => Some("lzip -dc"),
+        _ => None,
     }
 }
 
