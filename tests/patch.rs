@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 
 use capatch::oci::media_type::{DOCKER_CONFIG, DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER_GZIP};
@@ -559,17 +560,17 @@ fn the_order_of_options_and_the_names_of_platforms_are_no_input() {
 fn source_date_epoch_dates_the_image() {
     let scene = Scene::new();
     let source = scene.source(&Image::kong().build());
-    let patch = |name: &str, epoch: &str| {
+    let patch = |name: &str, epoch: &[u8]| {
         let mut command = capatch(["patch", &source, &scene.reference(name)]);
-        command.env("SOURCE_DATE_EPOCH", epoch);
+        command.env("SOURCE_DATE_EPOCH", std::ffi::OsStr::from_bytes(epoch));
         start(command)
     };
-    patch("dst:1", "951868799").succeeded();
+    patch("dst:1", b"951868799").succeeded();
     let config = scene.open("dst", "1").config();
     assert_eq!(config["created"], "2000-02-29T23:59:59Z");
     assert_eq!(config["history"].as_array().unwrap().last().unwrap()["created"], "2000-02-29T23:59:59Z");
     prove(&scene.reference("dst:1"), &source);
-    for bad in ["", "yesterday", "-1", "253402300800"] {
+    for bad in [&b""[..], b"yesterday", b"-1", b"253402300800", b"\xff", b"951868799\xff"] {
         patch("dst:2", bad).failed(2, &["SOURCE_DATE_EPOCH", "from 1970 to the end of 9999"]);
     }
 }

@@ -141,7 +141,8 @@ fn options(arguments: &Arguments, common: &Common) -> Result<Options> {
 
 /// When a patched image was created, in seconds since 1970, if the environment says it.
 pub(super) fn source_date_epoch() -> Result<Option<u64>> {
-    let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") else { return Ok(None) };
+    let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(None) };
+    let text = text.to_string_lossy();
     // Up to the year 9999, the last that RFC 3339 can write.
     let seconds = text.parse().ok().filter(|seconds| *seconds < 253_402_300_800_u64);
     seconds.map(Some).ok_or_else(|| {
