@@ -1077,6 +1077,15 @@ fn a_reader_that_goes_away_is_no_error() {
             let expected = if arguments == "getcap" { 0 } else { code };
             assert_eq!(said.code, expected, "{arguments} {redirection}: {said:#?}");
         }
+        for arguments in ["--help", "patch --help", "--version"] {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", &format!("exec \"$@\" {redirection}"), "sh", env!("CARGO_BIN_EXE_capatch")]);
+            let said = start({
+                command.args(arguments.split(' '));
+                command
+            });
+            assert_eq!(said.code, code, "{arguments} {redirection}: {said:#?}");
+        }
     }
 }
 

@@ -222,10 +222,15 @@ pub fn parse() -> Result<Arguments, ExitCode> {
         {
             error.insert(ContextKind::InvalidValue, ContextValue::String(format!("***@{rest}")));
         }
-        // There is nobody left to tell if this fails.
-        let _ = error.print();
+        let printed = error.print();
         if !error.use_stderr() {
-            return ExitCode::SUCCESS;
+            return match output::written(printed) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    Output { json: false, quiet: false, piped: false }.error(&error);
+                    ExitCode::from(error.kind().exit_code())
+                }
+            };
         }
         if given("--json") {
             let text = error.render().to_string();

@@ -85,7 +85,12 @@ pub(super) fn error_as_data(error: &Error) {
 
 fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
+
+/// What came of printing to stdout.
+pub(super) fn written(result: io::Result<()>) -> Result<()> {
+    match result {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("cannot write the result to stdout", &e)),
         _ => Ok(()),
     }
