@@ -1,23 +1,28 @@
 //! A resolved image, and the tree of manifests below an index.
 
+use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
 
+use crate::archive::compression::begins_like_layer;
 use crate::error::{self, Error, Result};
 use crate::layer::lookup::LayerSource;
+use crate::layer::reader::ENCRYPTED;
 use crate::limits::{self, Limits};
 use crate::oci::config::ImageConfig;
 use crate::oci::descriptor::Descriptor;
+use crate::oci::digest::Digest;
 use crate::oci::manifest::{BASE_NAME, Document, Index, Manifest};
 use crate::oci::media_type::Kind;
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, Target};
 use crate::progress::{Progress, WatchedReader};
-use crate::transport::{Place, Root};
+use crate::transport::{Place, Root, blocking, retried};
 
 /// Manifests of one index that are read at the same time.
 const MANIFESTS_AT_ONCE: usize = 8;
@@ -35,6 +40,35 @@ pub struct Image {
     pub config: ImageConfig,
     /// What the image runs on: what the index says, which is what container engines choose by, or else the config.
     pub platform: Platform,
+}
+
+/// A layer that cannot be read as a tar, so that nobody can tell which files its image has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UnreadableLayer {
+    /// From 1, lowest first.
+    pub number: usize,
+    /// Of the blob.
+    pub digest: Digest,
+    /// As the manifest has it.
+    pub media_type: String,
+    /// Whether the type says so; if not, the content is no tar.
+    pub encrypted: bool,
+}
+
+impl fmt::Display for UnreadableLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let UnreadableLayer { number, digest, media_type, encrypted } = self;
+        let what = if *encrypted { "encrypted" } else { "no tar" };
+        write!(f, "layer {number} is {what} ({media_type}, {digest})")
+    }
+}
+
+impl UnreadableLayer {
+    /// The layer as an error, with a hint what to do.
+    pub fn error(&self) -> Error {
+        let error = Error::content(self.to_string());
+        if self.encrypted { error.hint(ENCRYPTED) } else { error }
+    }
 }
 
 /// A manifest, or an index with what is below it; each with its exact bytes.
@@ -182,6 +216,28 @@ impl Image {
     pub fn layers(&self) -> Result<Vec<LayerSource>> {
         let pairs = self.manifest.layers.iter().cloned().zip(self.config.diff_ids()?);
         Ok(pairs.map(|(descriptor, diff_id)| LayerSource { descriptor, diff_id }).collect())
+    }
+
+    /// The lowest layer that is no tar, going by the media type: what has the type of a layer is one, or is refused where
+    /// it is read; of any other type, the first bytes decide, for not every builder gives a tar the right one.
+    pub async fn unreadable_layer(&self, place: &Place) -> Result<Option<UnreadableLayer>> {
+        for (at, layer) in self.manifest.layers.iter().enumerate() {
+            let encrypted = match layer.kind() {
+                Kind::Layer { .. } => continue,
+                Kind::Encrypted => true,
+                _ => {
+                    let (place, layer) = (place.clone(), layer.clone());
+                    let begins = move || place.read(&layer, |blob| begins_like_layer(blob, &place.limits()));
+                    if blocking(move || retried(begins)).await? {
+                        continue;
+                    }
+                    false
+                }
+            };
+            let (digest, media_type) = (layer.digest.clone(), layer.media_type.clone());
+            return Ok(Some(UnreadableLayer { number: at + 1, digest, media_type, encrypted }));
+        }
+        Ok(None)
     }
 }
 

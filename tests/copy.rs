@@ -523,6 +523,12 @@ fn a_patch_leaves_foreign_layers_where_they_are_and_says_so() {
     assert!(said.hint().unwrap().contains("--foreign-layers"), "{said:#?}");
     let planned = json(["patch", "--dry-run", "--force", &source, &scene.reference("other:1")]);
     assert_eq!(planned["foreign_layers"][0], layer);
+    // The layers that are there are read, though nobody can look at the files.
+    let other = scene.path("dst/blobs").join(image.layer(1).replace(':', "/"));
+    let good = fs::read(&other).unwrap();
+    fs::write(&other, vec![7; good.len()]).unwrap();
+    fails(5, &[&image.layer(1)], ["verify", &to]);
+    fs::write(&other, good).unwrap();
 
     let (whole, archive) = (scene.reference("whole:1"), format!("oci-archive:{}:1", scene.path("a.tar").display()));
     fails(5, &[&layer, "not to be distributed"], ["patch", &source, &archive]);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use capatch::oci::digest::Digest;
-use capatch::oci::media_type::OCI_MANIFEST;
+use capatch::oci::media_type::{OCI_CONFIG, OCI_MANIFEST};
 use common::cli::{Run, capatch, fails, json, ok, prove, run, start};
 use common::elf;
 use common::image::{BASE_DIGEST, Content, Image, Index, NGINX, NGINX_ENTRY, Opened, Packing, RECORD, Scene, hex};
@@ -766,5 +766,106 @@ fn a_media_type_that_is_not_what_the_bytes_are_is_warned_of() {
             scene.open("dst", "1").layers()[3]["mediaType"],
             "application/vnd.docker.image.rootfs.diff.tar.gzip"
         );
+    }
+}
+
+/// An image with one layer of any type.
+fn of_one_layer(platform: &str, media_type: &str, bytes: &[u8]) -> Content {
+    let (os, architecture) = platform.split_once('/').unwrap();
+    let mut content = Content::default();
+    let config = json!({"os": os, "architecture": architecture, "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [Digest::of(bytes).as_str()]}});
+    let config = content.blob(OCI_CONFIG, config.to_string().into_bytes());
+    let layer = content.blob(media_type, bytes.to_vec());
+    let manifest =
+        format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{config},"layers":[{layer}]}}"#);
+    content.manifest(OCI_MANIFEST, manifest.into_bytes());
+    content
+}
+
+const ENCRYPTED: &str = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
+const WASM: &str = "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm";
+const SIGNATURE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+
+#[test]
+fn a_layer_that_is_no_tar_is_hashed_and_the_rest_is_proved() {
+    let scene = Scene::new();
+    let others = [
+        ("wasip1/wasm", "wasip1/wasm", WASM, &b"\0asm\x01\0\0\0"[..], "is no tar"),
+        ("linux/arm64", "linux/arm64", ENCRYPTED, &[0xe7; 900], "is encrypted"),
+        ("/", "unknown platform", SIGNATURE, b"{}", "is no tar"),
+    ];
+    let mut index = Index::new().platform(&Image::kong().build(), "amd64");
+    for (platform, _, media_type, bytes, _) in others {
+        index = index.child(&of_one_layer(platform, media_type, bytes), "");
+    }
+    let source = scene.source(&index.build());
+    let to = scene.reference("dst:1");
+    let said = fails(5, &["linux/arm64: layer 1 is encrypted", ENCRYPTED], ["patch", &source, &to]);
+    assert!(said.hint().unwrap().contains("skopeo copy --decryption-key"), "{said:#?}");
+    let said = ok(["patch", &source, &to, "--platform", "linux/amd64"]);
+    assert!(!said.stderr.contains(" / "), "{said:#?}");
+
+    let said = ok(["verify", &to, "--base", &source]);
+    let inspected = ok(["inspect", &to]);
+    let data = json(["verify", &to, "--base", &source]);
+    for (number, (_, platform, media_type, bytes, what)) in others.into_iter().enumerate() {
+        let layer = format!("layer 1 {what} ({media_type}, {})", Digest::of(bytes));
+        let shown = format!("{platform}\n  files    not looked at: {layer}\n  identical with the base\n");
+        assert!(said.stdout.contains(&shown), "{said:#?}");
+        assert!(inspected.stderr.contains(&format!("note: {platform}: {layer}")), "{inspected:#?}");
+        let image = &data["images"][number + 1];
+        assert_eq!(image["unreadable"]["media_type"], *media_type);
+        assert_eq!((&image["platform"], &image["compared"]), (&json!(platform), &json!(true)));
+    }
+    assert_eq!(data["images"][0]["unreadable"], Value::Null);
+    assert_eq!((data["blobs"].as_u64(), said.stdout.matches("declared").count() > 3), (Some(11), true));
+
+    // Only on Linux can the list lack a capability.
+    let said = run(["getcap", &to]);
+    assert_eq!((said.code, said.stdout.contains("sbin/nginx cap_net_bind_service=ep")), (5, true), "{said:#?}");
+    for told in ["linux/arm64: layer 1 is encrypted", "note: wasip1/wasm: layer 1 is no tar"] {
+        assert!(said.stderr.contains(told), "{said:#?}");
+    }
+    ok(["getcap", &to, "--platform", "wasip1/wasm,linux/amd64"]);
+    let said = fails(5, &["the layer is encrypted", ENCRYPTED], ["doctor", &to, "--platform", "linux/arm64"]);
+    assert!(said.hint().unwrap().contains("skopeo copy --decryption-key"), "{said:#?}");
+
+    for (.., bytes, _) in others {
+        let digest = Digest::of(bytes);
+        let path = scene.path("dst/blobs/sha256").join(digest.hex());
+        let mut bad = bytes.to_vec();
+        bad[1] ^= 1;
+        fs::write(&path, bad).unwrap();
+        fails(5, &[digest.as_str()], ["verify", &to, "--base", &source]);
+        fs::write(&path, bytes).unwrap();
+    }
+    ok(["verify", &to]);
+}
+
+#[test]
+fn a_media_type_hides_no_change() {
+    let base = Image::kong();
+    let tar = tar::tar(&[dir("opt"), file("opt/evil", elf::amd64())]);
+    for (media_type, bytes, is_patched, finding) in [
+        (ENCRYPTED, &tar[..], false, "the files were not compared with the base"),
+        (SIGNATURE, b"{}", false, "the files were not compared with the base"),
+        (SIGNATURE, &tar, true, "/opt/evil: "),
+        (WASM, &tar, true, "/opt/evil: "),
+        ("application/octet-stream", &Packing::Gzip.pack(&tar), true, "/opt/evil: "),
+        ("application/x", &Packing::Zstd.pack(&tar), true, "/opt/evil: "),
+    ] {
+        let scene = Scene::new();
+        let mut content = base.clone().packed(tar.clone(), Packing::Plain).build();
+        let mut manifest: Value = serde_json::from_slice(content.bytes()).unwrap();
+        manifest["layers"][3] = serde_json::from_str(&content.blob(media_type, bytes.to_vec())).unwrap();
+        content.manifest(OCI_MANIFEST, manifest.to_string().into_bytes());
+        let changed = scene.source(&content);
+        base.build().write(&scene.path("base"), "1");
+        let said = run(["verify", &changed, "--base", &scene.reference("base:1")]);
+        assert!(said.code == 8 && said.stdout.contains(finding), "{media_type}: {said:#?}");
+        ok(["verify", &changed]);
+        let said = run(["patch", &changed, &scene.reference("dst:1")]);
+        assert_eq!(said.code, if is_patched { 0 } else { 5 }, "{media_type}: {said:#?}");
     }
 }

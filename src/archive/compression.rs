@@ -10,7 +10,7 @@ use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
 
 use crate::archive::entry;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
 use crate::oci::media_type::Compression;
 
@@ -24,6 +24,9 @@ const FRAMING: usize = 18;
 const GZIP_LEVEL: u32 = 6;
 /// The Zstandard level of what we write, its default.
 const ZSTD_LEVEL: i32 = 3;
+
+/// What content is of which nothing else can be said.
+const UNKNOWN: &str = "neither gzip nor zstd nor a tar";
 
 /// Formats that no container engine reads as a layer, but that a user would like to see named.
 const OTHERS: &[(&[u8], &str)] = &[
@@ -59,11 +62,31 @@ pub fn sniff(head: &[u8]) -> Result<Compression> {
         return Ok(Compression::None);
     }
     let what = describe(head);
-    let error = Error::content(format!("the layer is {what}, not a tar that container engines read"));
-    Err(match what.starts_with("compressed with") {
-        true => error.hint("container engines read gzip, zstd and uncompressed layers"),
-        false => error,
+    Err(match what.as_str() {
+        UNKNOWN => Error::content(format!("the layer is {what}")),
+        _ => {
+            let error = Error::content(format!("the layer is {what}, not a tar that container engines read"));
+            match what.starts_with("compressed with") {
+                true => error.hint("container engines read gzip, zstd and uncompressed layers"),
+                false => error,
+            }
+        }
     })
+}
+
+/// Whether `blob` begins as a layer does: like a tar, or with gzip or zstd data of one. Damage behind that is for who reads
+/// the layer to tell.
+pub fn begins_like_layer(blob: impl Read, limits: &Limits) -> Result<bool> {
+    let mut source = Source::new(blob);
+    let Ok(compression) = sniff(source.head()?) else { return Ok(false) };
+    let mut head = Vec::new();
+    match Decoder::of(source, compression, limits)?.take(HEAD as u64).read_to_end(&mut head) {
+        Ok(_) => Ok(head.is_empty() || entry::looks_like_tar(&head)),
+        Err(error) => match from_io("the layer", &error) {
+            error if error.kind() == Kind::Content => Ok(true),
+            error => Err(error),
+        },
+    }
 }
 
 /// What content is that begins like this and is neither a tar nor compressed with gzip or zstd.
@@ -71,7 +94,7 @@ pub(crate) fn describe(head: &[u8]) -> String {
     match OTHERS.iter().find(|(magic, _)| head.starts_with(magic)) {
         Some((_, name)) if name.contains(' ') || *name == "JSON" => (*name).to_owned(),
         Some((_, name)) => format!("compressed with {name}"),
-        None => "neither gzip nor zstd nor a tar".to_owned(),
+        None => UNKNOWN.to_owned(),
     }
 }
 
@@ -163,7 +186,12 @@ impl<R: Read> Decoder<R> {
     /// Finds out what `blob` is. What it unpacks to is not limited here, but for the window of zstd.
     pub fn new(blob: R, limits: &Limits) -> Result<Self> {
         let mut source = Source::new(blob);
-        Ok(Decoder(match sniff(source.head()?)? {
+        let compression = sniff(source.head()?)?;
+        Decoder::of(source, compression, limits)
+    }
+
+    fn of(source: Source<R>, compression: Compression, limits: &Limits) -> Result<Self> {
+        Ok(Decoder(match compression {
             Compression::None => Inner::Plain(source),
             Compression::Gzip => Inner::Gzip { decoder: Box::new(MultiGzDecoder::new(source)), done: false },
             Compression::Zstd => {

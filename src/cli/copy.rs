@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use super::output::{Output, Report, check_digestfile, moved, would_move, write_digestfile};
+use super::output::{Output, Report, check_digestfile, moved, s, would_move, write_digestfile};
 use super::{Common, bars, parse_platform, parse_reference};
 use crate::copy::{self, Copied, Memory, Options, Outcome, Referrers, Route};
 use crate::error::{Error, Result};
@@ -154,8 +154,7 @@ fn text(report: &Report<'_, Outcome>) -> String {
 }
 
 fn describe(text: &mut String, copied: &Copied) {
-    let s = if copied.manifests == 1 { "" } else { "s" };
-    let _ = writeln!(text, "{} manifest{s}", copied.manifests);
+    let _ = writeln!(text, "{} manifest{}", copied.manifests, s(copied.manifests));
     list(text, &copied.referrers);
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::k8s::{OFFICIAL, read};
+use super::output::s;
 use super::patch::profiles;
 use super::{Common, Opened, bars, explain, parse_platform, parse_reference};
 use crate::doctor::manifest::{self, Found};
@@ -84,7 +85,7 @@ async fn examine(reference: &Reference, arguments: &Arguments, common: &Common) 
         true => None,
         false => Some(Arc::new(found(reference, arguments, image::base_name(&root, &images)?).await?)),
     };
-    let linux: Vec<_> = images.iter().filter(|image| image.platform.os == "linux").collect();
+    let linux: Vec<_> = images.iter().filter(|image| image.platform.is_linux()).collect();
     if linux.is_empty() {
         return Err(Error::content("there is no Linux image in it").context(reference));
     }
@@ -138,10 +139,6 @@ async fn found(image: &Reference, arguments: &Arguments, base: Option<String>) -
 
 fn last(repository: &str) -> &str {
     repository.rsplit('/').next().unwrap_or(repository)
-}
-
-fn s(count: usize) -> &'static str {
-    if count == 1 { "" } else { "s" }
 }
 
 fn text(report: &Report) -> String {

@@ -83,12 +83,16 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
             false => {
                 let found = validate::capabilities(&place, image, None, common.limits(), &progress).await;
                 let found = found.map_err(|e| e.context(reference))?;
-                if let Some(layer) = found.left_out.first() {
+                let platform = &image.platform;
+                if let Some(layer) = &found.unreadable {
+                    let note = format!("{platform}: {layer}: the file capabilities are not known");
+                    common.output().say(&format!("note: {}", printable(&note)));
+                } else if let Some(layer) = found.left_out.first() {
                     common.output().say(&format!(
                         "note: the layer {layer} is marked as not to be distributed and was left out: the file capabilities are not known"
                     ));
                 }
-                found.left_out.is_empty().then_some(found.files)
+                (found.left_out.is_empty() && found.unreadable.is_none()).then_some(found.files)
             }
         };
         report.images.push(shown(image, capabilities).map_err(|e| e.context(reference))?);

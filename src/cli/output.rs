@@ -111,6 +111,11 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// What makes a noun that many.
+pub(super) fn s(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
 /// The start of a digest, enough for people.
 pub(super) fn short(digest: &Digest) -> String {
     format!("{}:{}", digest.algorithm().name(), &digest.hex()[..12])

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::output::bytes;
+use super::output::{bytes, s};
 use super::{Common, bars, parse_reference};
 use crate::error::{Error, Kind, Result, printable};
 use crate::image;
@@ -66,10 +66,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     common.output().result(&report, &text(&report))?;
     match findings {
         0 => Ok(()),
-        _ => Err(Error::new(
-            Kind::Findings,
-            format!("{reference}: {findings} finding{}", if findings == 1 { "" } else { "s" }),
-        )),
+        _ => Err(Error::new(Kind::Findings, format!("{reference}: {findings} finding{}", s(findings)))),
     }
 }
 
@@ -79,11 +76,15 @@ fn text(report: &Report) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{} {digest}", report.image);
-    let _ = writeln!(text, "{manifests} manifests and {blobs} blobs ({}) match their digests and sizes", bytes(*size));
+    let (manifests, blobs) = (format!("{manifests} manifest{}", s(*manifests)), format!("{blobs} blob{}", s(*blobs)));
+    let _ = writeln!(text, "{manifests} and {blobs} ({}) match their digests and sizes", bytes(*size));
     for image in images {
         let _ = writeln!(text, "{}", printable(&image.platform));
         for file in &image.capabilities {
             let _ = writeln!(text, "  caps     {} {}", printable(&file.path), file);
+        }
+        if let Some(layer) = &image.unreadable {
+            let _ = writeln!(text, "  files    not looked at: {}", printable(&layer.to_string()));
         }
         changes(&mut text, &image.differences);
         if image.compared && image.differences.is_empty() {

@@ -20,6 +20,9 @@ const CHUNKS: usize = 4;
 /// What to say of a layer with padding behind its gzip data, which gzip(1) ignores and Go's `compress/gzip` does not.
 pub const PADDED: &str = "NUL bytes follow the gzip data: container engines do not unpack it";
 
+/// What to do about an encrypted layer.
+pub const ENCRYPTED: &str = "decrypt the image first, such as with skopeo copy --decryption-key KEY";
+
 /// What is odd about a layer whose sums are right.
 #[derive(Debug)]
 pub struct Oddities {
@@ -44,7 +47,11 @@ pub struct LayerReader<R: Read> {
 
 impl<R: Read> LayerReader<R> {
     /// Reads `blob`, which should be the content that `descriptor` names, and whose tar should hash to `diff_id`.
+    /// Refuses an encrypted layer, whatever its bytes are: container engines go by its type.
     pub fn new(blob: R, descriptor: &Descriptor, diff_id: &Digest, limits: &Limits) -> Result<Self> {
+        if descriptor.kind() == Kind::Encrypted {
+            return Err(Error::content(format!("the layer is encrypted ({})", descriptor.media_type)).hint(ENCRYPTED));
+        }
         Ok(LayerReader {
             decoder: Decoder::new(VerifiedReader::new(blob, descriptor), limits)?,
             chunk: vec![0; CHUNK],

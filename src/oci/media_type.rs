@@ -1,6 +1,6 @@
 //! Media types of manifests, configs and layers, in the two families that exist: Docker's and OCI's.
 //!
-//! Sources: image-spec `media-types.md`; distribution `docs/content/spec/manifest-v2-2.md`.
+//! Sources: image-spec `media-types.md`; distribution `docs/content/spec/manifest-v2-2.md`; ocicrypt `docs/spec.md`.
 
 use std::fmt;
 
@@ -54,6 +54,8 @@ pub enum Kind {
         /// Non-distributable.
         foreign: bool,
     },
+    /// A layer that is encrypted, whatever is inside (`+encrypted`, OCIcrypt).
+    Encrypted,
     /// Docker's schema 1, which nobody should need any more.
     Schema1,
     /// Anything else: passed through as bytes, never interpreted.
@@ -99,6 +101,9 @@ pub fn kind(media_type: &str) -> Kind {
         | "application/vnd.docker.distribution.manifest.v1+prettyjws" => return Kind::Schema1,
         _ => {}
     }
+    if essence.ends_with("+encrypted") {
+        return Kind::Encrypted;
+    }
     match Oci::from(essence) {
         Oci::ImageIndex => Kind::Index(Family::Oci),
         Oci::ImageManifest => Kind::Manifest(Family::Oci),
@@ -139,6 +144,8 @@ mod tests {
                 "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
                 Kind::Layer { family: Family::Oci, compression: Compression::Zstd, foreign: true },
             ),
+            ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted; a=b", Kind::Encrypted),
+            ("application/vnd.docker.image.rootfs.diff.tar.gzip+encrypted", Kind::Encrypted),
             ("application/vnd.oci.empty.v1+json", Kind::Other),
             ("application/vnd.in-toto+json", Kind::Other),
             ("", Kind::Other),

@@ -47,6 +47,11 @@ impl Platform {
             && wanted.os_version.as_ref().is_none_or(|v| self.os_version.as_ref() == Some(v))
     }
 
+    /// Whether it has file capabilities: no other system does.
+    pub fn is_linux(&self) -> bool {
+        self.os == "linux"
+    }
+
     /// BuildKit's mark for attestation manifests.
     pub fn is_unknown(&self) -> bool {
         self.os == "unknown" && self.architecture == "unknown"
@@ -80,6 +85,9 @@ impl FromStr for Platform {
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.os.is_empty() && self.architecture.is_empty() {
+            return f.write_str("unknown platform");
+        }
         write!(f, "{}/{}", self.os, self.architecture)?;
         if let Some(variant) = self.variant.as_deref().filter(|v| !v.is_empty()) {
             write!(f, "/{variant}")?;
@@ -121,6 +129,8 @@ mod tests {
         {
             assert_eq!(of(one).matches(&of(wanted)), same, "{one:?} {wanted:?}");
         }
+        let nothing = Platform { os: String::new(), architecture: String::new(), ..of(None) };
+        assert_eq!(nothing.to_string(), "unknown platform");
         for bad in ["", "linux", "linux/", "/amd64", "linux/amd64/v1/x", "linux/a b", "all"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }

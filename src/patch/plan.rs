@@ -115,7 +115,7 @@ pub async fn plan(
     let images: Vec<Image> = images
         .into_iter()
         .filter(|image| {
-            let linux = image.platform.os == "linux";
+            let linux = image.platform.is_linux();
             if !linux {
                 notes.push(format!("{} stays as it is: only Linux has file capabilities", image.platform));
             }
@@ -197,6 +197,9 @@ async fn patch_image(
         e.context(&source.descriptor.digest)
             .hint("a patch adds an entry to the history; build the image again with one that fits")
     })?;
+    if let Some(layer) = source.unreadable_layer(place).await? {
+        return Err(layer.error());
+    }
     let PatchedFiles { files, layer, mut warnings } = {
         let (place, source, options, asked, progress) =
             (place.clone(), source.clone(), options.clone(), request.files.clone(), progress.clone());

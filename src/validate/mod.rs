@@ -4,7 +4,7 @@
 mod base;
 mod data;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::blob::VerifiedReader;
 use crate::capability::{FileCapabilities, XATTR};
 use crate::copy::{blobs_of, is_foreign};
 use crate::error::{Error, Result, printable};
-use crate::image::{self, Image, Node};
+use crate::image::{self, Image, Node, UnreadableLayer};
 use crate::layer::lookup::LayerSource;
 use crate::layer::tree::{self, Detail, Tree};
 use crate::limits::Limits;
@@ -99,6 +99,8 @@ pub struct VerifiedImage {
     pub digest: Digest,
     /// Files with capabilities.
     pub capabilities: Vec<FileWithCapabilities>,
+    /// A layer that is no tar; if there is one, no file of the image was looked at.
+    pub unreadable: Option<UnreadableLayer>,
     /// Whether the base has this image too, so that the two were compared.
     pub compared: bool,
     /// Every difference from the base.
@@ -121,6 +123,8 @@ pub struct Capabilities {
     pub files: Vec<FileWithCapabilities>,
     /// Layers that may not be distributed and are not there: what is in them is not known.
     pub left_out: Vec<Digest>,
+    /// A layer that is no tar; if there is one, no file was looked at.
+    pub unreadable: Option<UnreadableLayer>,
 }
 
 /// The files with capabilities in one image; all, or those at and below `below`.
@@ -132,6 +136,10 @@ pub async fn capabilities(
     progress: &Arc<dyn Progress>,
 ) -> Result<Capabilities> {
     let (mut layers, mut left_out) = (Vec::new(), Vec::new());
+    let unreadable = image.unreadable_layer(place).await?;
+    if unreadable.is_some() {
+        return Ok(Capabilities { files: Vec::new(), left_out, unreadable });
+    }
     for layer in image.layers()? {
         match is_foreign(&layer.descriptor) && !place.has_blob(&layer.descriptor).await? {
             true => left_out.push(layer.descriptor.digest),
@@ -155,7 +163,7 @@ pub async fn capabilities(
     let files =
         list(tree.iter().filter(|(path, _)| *path == &below[..] || path::is_below(path, &below)), &mut warnings)?;
     warnings.iter().for_each(say);
-    Ok(Capabilities { files, left_out })
+    Ok(Capabilities { files, left_out, unreadable })
 }
 
 /// The regular files with capabilities among `files`, which are all that getcap(8) lists: the kernel looks at no others.
@@ -235,7 +243,22 @@ pub async fn verify(
     let nodes = tree.nodes().into_iter().rev().map(Node::descriptor);
     report.contents = nodes.filter(|node| seen.insert(&node.digest)).map(Content::from).collect();
     report.findings.extend(data::findings(&tree));
-    let elsewhere = verify_blobs(place, &tree, &images, &mut report).await?;
+    let elsewhere = elsewhere(place, &tree).await?;
+    report.findings.extend(elsewhere.iter().map(|layer| {
+        format!(
+            "the layer {layer} is marked as not to be distributed and was left out: neither it nor the files of its image were verified"
+        )
+    }));
+    let mut unreadable = HashMap::new();
+    for image in &images {
+        if let Some(layer) = image.unreadable_layer(place).await.map_err(|e| e.context(&image.platform))? {
+            unreadable.insert(&image.descriptor.digest, layer);
+        }
+    }
+    let is_elsewhere = |image: &Image| image.manifest.layers.iter().any(|layer| elsewhere.contains(&layer.digest));
+    let is_read = |image: &&Image| !is_elsewhere(image) && !unreadable.contains_key(&image.descriptor.digest);
+    let read = images.iter().filter(is_read).flat_map(|image| &image.manifest.layers).map(|layer| &layer.digest);
+    verify_blobs(place, &tree, &elsewhere, &read.collect(), &mut report).await?;
     let base = match base {
         Some(base) => Some(base::Base::load(base).await.map_err(|e| e.context("base"))?),
         None => None,
@@ -248,11 +271,14 @@ pub async fn verify(
         if let Err(error) = image.config.check_history(image.manifest.layers.len()) {
             report.findings.push(format!("{}: {error}", image.platform));
         }
-        if image.manifest.layers.iter().any(|layer| elsewhere.contains(&layer.digest)) {
+        if is_elsewhere(image) {
             continue;
         }
         let base = base.as_ref().and_then(|base| base.of(image, &images));
-        let verified = verify_image(place, image, base, limits, &mut report, progress).await;
+        let verified = match unreadable.remove(&image.descriptor.digest) {
+            None => verify_image(place, image, base, limits, &mut report, progress).await,
+            Some(layer) => without_files(place, image, base.map(|(_, base)| base), layer, &mut report.findings).await,
+        };
         report.images.push(verified.map_err(|e| e.context(&image.platform))?);
     }
     let differences = report.images.iter().flat_map(|image| image.differences.iter().map(move |d| (Some(image), d)));
@@ -267,35 +293,67 @@ pub async fn verify(
     Ok(report)
 }
 
-/// Hashes every blob that no image reads as a layer; those are hashed when their files are looked at. Returns the layers
-/// that are only where their `urls` say; each is a finding, and the files of their images cannot be looked at.
-async fn verify_blobs(place: &Place, tree: &Node, images: &[Image], report: &mut Report) -> Result<HashSet<Digest>> {
-    let layers: HashSet<&Digest> =
-        images.iter().flat_map(|image| &image.manifest.layers).map(|descriptor| &descriptor.digest).collect();
-    let mut seen = HashSet::new();
-    let mut elsewhere = HashSet::new();
-    for blob in blobs_of(tree) {
-        if !seen.insert(blob.digest.clone()) {
-            continue;
+/// The layers that are only where their `urls` say, in order, each once: the files of their images cannot be looked at.
+async fn elsewhere(place: &Place, tree: &Node) -> Result<Vec<Digest>> {
+    let mut layers = Vec::new();
+    for blob in blobs_of(tree).iter().filter(|blob| is_foreign(blob)) {
+        if !layers.contains(&blob.digest) && !place.has_blob(blob).await? {
+            layers.push(blob.digest.clone());
         }
-        if is_foreign(&blob) && !place.has_blob(&blob).await? {
-            report.findings.push(format!(
-                "the layer {} is marked as not to be distributed and was left out: neither it nor the files of its image were verified",
-                blob.digest
-            ));
-            elsewhere.insert(blob.digest);
+    }
+    Ok(layers)
+}
+
+/// Hashes every blob that is not `elsewhere`, but for those that are `read` as layers, which are hashed then.
+async fn verify_blobs(
+    place: &Place,
+    tree: &Node,
+    elsewhere: &[Digest],
+    read: &HashSet<&Digest>,
+    report: &mut Report,
+) -> Result<()> {
+    let mut seen = HashSet::new();
+    for blob in blobs_of(tree) {
+        if elsewhere.contains(&blob.digest) || !seen.insert(blob.digest.clone()) {
             continue;
         }
         report.blobs += 1;
         report.bytes += blob.size;
         report.contents.push(Content::from(&blob));
-        if !layers.contains(&blob.digest) {
+        if !read.contains(&blob.digest) {
             let place = place.clone();
             let hash = move || place.read(&blob, |reader| VerifiedReader::new(reader, &blob).finish());
             blocking(move || retried(hash)).await?;
         }
     }
-    Ok(elsewhere)
+    Ok(())
+}
+
+/// An image with a layer that is no tar. What nobody can look at is only proved by a manifest that is the base's own: the
+/// media type of a layer is the word of who made the image.
+async fn without_files(
+    place: &Place,
+    image: &Image,
+    base: Option<&Image>,
+    layer: UnreadableLayer,
+    findings: &mut Vec<String>,
+) -> Result<VerifiedImage> {
+    let (platform, digest) = (image.platform.to_string(), image.descriptor.digest.clone());
+    let identical = base.is_some_and(|base| base.descriptor.digest == digest);
+    if base.is_some() && !identical {
+        findings.push(format!("{platform}: {layer}: the files were not compared with the base"));
+    }
+    if record(place, image).await?.is_some_and(|record| !record.files.is_empty()) {
+        findings.push(format!("{platform}: {layer}: the files that were patched could not be looked at"));
+    }
+    Ok(VerifiedImage {
+        platform,
+        digest,
+        capabilities: Vec::new(),
+        unreadable: Some(layer),
+        compared: identical,
+        differences: Vec::new(),
+    })
 }
 
 async fn verify_image(
@@ -327,7 +385,8 @@ async fn verify_image(
                 (before.clone(), apply(before, place, rest, Detail::Everything, progress).await?)
             } else {
                 let half = Arc::new(Tree::one_of_two(limits));
-                let before = apply(half.clone(), base.place(), common, Detail::Everything, progress).await?;
+                let before = apply(half.clone(), base.place(), common, Detail::Everything, progress).await;
+                let before = before.map_err(|e| e.context("base"))?;
                 (Arc::new(before), apply(half, place, layers, Detail::Everything, progress).await?)
             };
             differences = base.compare(place, image, base_image, &before, &tree).await?;
@@ -360,6 +419,7 @@ async fn verify_image(
         platform: image.platform.to_string(),
         digest: image.descriptor.digest.clone(),
         capabilities,
+        unreadable: None,
         compared,
         differences,
     })

@@ -38,6 +38,28 @@ fn bytes_decide() {
 }
 
 #[test]
+fn what_begins_like_a_layer_is_told_from_other_content() {
+    let plain = tar(&[file("a", b"x")]);
+    let gzip = compress(&plain, Compression::Gzip);
+    for (blob, expected) in [
+        (&b""[..], true),
+        (&plain, true),
+        (&gzip, true),
+        (&compress(&plain, Compression::Zstd), true),
+        (&compress(b"", Compression::Gzip), true),
+        // Damaged, which is not said here.
+        (&gzip[..12], true),
+        (&compress(b"{}", Compression::Gzip), false),
+        (&compress(&[7; 600], Compression::Zstd), false),
+        (b"{}", false),
+        (b"\0asm\x01\0\0\0", false),
+        (&[7; 600], false),
+    ] {
+        assert_eq!(begins_like_layer(blob, &Limits::default()).unwrap(), expected, "{blob:?}");
+    }
+}
+
+#[test]
 fn all_members_and_frames_are_read() {
     let plain = tar(&[file("a", b"x")]);
     let (front, back) = plain.split_at(700);

@@ -204,7 +204,7 @@ impl<'a> Walk<'a> {
             };
             let platform = descriptor.platform().ok().flatten();
             let is_alone = descriptor.digest == entry.digest;
-            let is_linux = platform.as_ref().is_some_and(|platform| platform.os == "linux");
+            let is_linux = platform.as_ref().is_some_and(Platform::is_linux);
             let is_amd64 = platform.is_some_and(|platform| platform.matches(&amd64));
             if usable(manifest) && !descriptor.is_attestation() && (is_alone || is_linux) {
                 match best {
