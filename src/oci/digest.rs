@@ -116,6 +116,18 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
+/// Whether `tag` is what [`Digest::as_tag`] makes, or a whole digest with a dash in it, perhaps with what cosign puts
+/// behind it: `.sig`, `.att`, `.sbom`. Such a tag names no image.
+pub fn is_referrer_tag(tag: &str) -> bool {
+    let digest = tag.split_once('.').map_or(tag, |(digest, _)| digest);
+    let digits = |hex: &str| hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    match digest.split_once('-') {
+        Some(("sha256", hex)) => hex.len() == 64 && digits(hex),
+        Some(("sha512", hex)) => matches!(hex.len(), 64 | 128) && digits(hex),
+        _ => false,
+    }
+}
+
 /// Hashes bytes as they pass.
 #[derive(Clone)]
 pub enum Hasher {
@@ -179,5 +191,30 @@ mod tests {
             assert!(bad.parse::<Digest>().is_err(), "{bad:?}");
         }
         assert!(format!("sha512:{hex}{hex}").parse::<Digest>().is_ok());
+    }
+
+    #[test]
+    fn tags_that_stand_for_referrers_are_known() {
+        let (short, long) = (Digest::of(b""), format!("sha512:{}", "0f".repeat(64)).parse::<Digest>().unwrap());
+        let whole = long.as_str().replace(':', "-");
+        for tag in
+            [&short.as_tag(), &long.as_tag(), &whole, &format!("{}.sig", short.as_tag()), &format!("{whole}.att")]
+        {
+            assert!(is_referrer_tag(tag), "{tag}");
+        }
+        let hex = short.hex();
+        for image in [
+            "",
+            "3.9",
+            "sha256-",
+            hex,
+            &format!("sha256-{hex}{hex}"),
+            &format!("sha512-{}", &hex[1..]),
+            &format!("sha256-{}", hex.to_uppercase()),
+            &format!("sha384-{hex}"),
+            &format!("v-{}", short.as_tag()),
+        ] {
+            assert!(!is_referrer_tag(image), "{image}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use regex::Regex;
 use semver::{Prerelease, Version, VersionReq};
 
 use crate::error::{Error, Result};
-use crate::oci::digest::Digest;
+use crate::oci::digest::{Digest, is_referrer_tag};
 use crate::oci::reference::is_tag;
 
 /// A tag that is named in the file, perhaps with the digest that is to be under it: `3.9`, `3.9@sha256:…`.
@@ -159,9 +159,7 @@ impl Filter {
     pub fn select(&self, tags: &[String]) -> Vec<String> {
         let matches = |patterns: &[Pattern], tag: &str| patterns.iter().any(|pattern| pattern.0.is_match(tag));
         let allowed = |tag: &&String| {
-            !stands_for_referrers(tag)
-                && (self.allow.is_empty() || matches(&self.allow, tag))
-                && !matches(&self.deny, tag)
+            !is_referrer_tag(tag) && (self.allow.is_empty() || matches(&self.allow, tag)) && !matches(&self.deny, tag)
         };
         let mut allowed: Vec<&String> = tags.iter().filter(allowed).collect();
         if self.semver.is_none() && self.newest.is_none() {
@@ -178,12 +176,6 @@ impl Filter {
         versions.truncate(self.newest.unwrap_or(usize::MAX));
         versions.into_iter().rev().map(|Reverse((_, tag))| tag.clone()).collect()
     }
-}
-
-/// The tags of the referrers API's stand-in and of cosign: `sha256-HEX`, perhaps with `.sig` and the like.
-fn stands_for_referrers(tag: &str) -> bool {
-    let hex = |prefix: &str| tag.strip_prefix(prefix).map(|rest| rest.split('.').next().unwrap_or_default());
-    hex("sha256-").or(hex("sha512-")).is_some_and(|hex| hex.len() >= 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -211,6 +203,7 @@ mod tests {
         "99999999999999999999.0.0",
         "sha256-e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         "sha256-e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855.sig",
+        "sha512-e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     ];
 
     struct Case {

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::oci::descriptor::Descriptor;
-use crate::oci::digest::Digest;
+use crate::oci::digest::is_referrer_tag;
 use crate::oci::manifest::REF_NAME;
 use crate::oci::reference::{Repository, is_tag};
 use crate::transport::archive::Format;
@@ -71,12 +71,6 @@ impl Name {
     }
 }
 
-/// `sha256-HEX`, and what cosign puts behind it: `.sig`, `.att`, `.sbom`.
-fn is_referrer_tag(text: &str) -> bool {
-    let digest = text.split_once('.').map_or(text, |(digest, _)| digest);
-    digest.split_once('-').is_some_and(|(algorithm, hex)| format!("{algorithm}:{hex}").parse::<Digest>().is_ok())
-}
-
 fn is_whole(name: &str) -> bool {
     name.contains(['/', ':'])
 }
@@ -91,6 +85,7 @@ pub(super) fn repo_tag(entry: &Descriptor) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::digest::Digest;
 
     const SIGNATURE: &str = "sha256-e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855.sig";
 
@@ -121,9 +116,10 @@ mod tests {
             assert_eq!(repo_tag(&entry(&name)).as_deref(), whole, "{text}");
         }
         assert!(Name::new("A+odd", Docker, None).is_err());
-        for format in [Oci, Docker] {
-            let signature = Name::new(SIGNATURE, format, Some(&kong)).unwrap();
-            assert_eq!(signature, Name { referrer: Some(SIGNATURE.into()), ..Name::default() }, "is no image");
+        let long = format!("sha512:{}", "0f".repeat(64)).parse::<Digest>().unwrap().as_tag();
+        for (format, tag) in [(Oci, SIGNATURE), (Docker, SIGNATURE), (Oci, &long), (Docker, &long)] {
+            let referrer = Name::new(tag, format, Some(&kong)).unwrap();
+            assert_eq!(referrer, Name { referrer: Some(tag.into()), ..Name::default() }, "is no image");
         }
     }
 
