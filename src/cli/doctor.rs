@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::k8s::{OFFICIAL, read};
+use super::k8s::OFFICIAL;
 use super::output::s;
 use super::patch::profiles;
-use super::{Common, Opened, bars, explain, parse_platform, parse_reference};
+use super::{Common, Opened, bars, explain, input, parse_platform, parse_reference};
 use crate::doctor::manifest::{self, Found};
 use crate::doctor::{self, Examination, Fate, Finding, Level, Options};
 use crate::error::{Error, Kind, Result, printable};
@@ -116,7 +116,7 @@ async fn examine(reference: &Reference, arguments: &Arguments, common: &Common) 
 
 /// The containers of the image, or of what it was made from, in the manifests.
 async fn found(image: &Reference, arguments: &Arguments, base: Option<String>) -> Result<Found> {
-    let manifests = arguments.manifests.iter().map(|file| read(file, false)).collect::<Result<Vec<_>>>()?;
+    let manifests = arguments.manifests.iter().map(|file| input::read_manifest(file)).collect::<Result<Vec<_>>>()?;
     let base: Option<Reference> = base.and_then(|base| base.parse().ok());
     let name = image.to_string();
     let is_registry = matches!(image, Reference::Registry { .. });

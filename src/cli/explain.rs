@@ -1,13 +1,13 @@
 //! `capatch doctor --explain`.
 
 use std::fmt::Write;
-use std::io::{self, Read};
+use std::path::Path;
 
 use serde::Serialize;
 
-use super::Common;
+use super::{Common, input};
 use crate::doctor::{self, Explanation};
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Kind, Result, printable};
 
 /// Bytes of a log that are read from standard input.
 const MAX_LOG: u64 = 1 << 20;
@@ -32,13 +32,11 @@ pub(super) fn run(text: &str, common: &Common) -> Result<()> {
 }
 
 fn read() -> Result<String> {
-    let mut bytes = Vec::new();
-    io::stdin().take(MAX_LOG + 1).read_to_end(&mut bytes).map_err(|e| Error::io("standard input", &e))?;
-    if bytes.len() as u64 > MAX_LOG {
-        return Err(Error::content(format!("standard input has more than {MAX_LOG} bytes"))
-            .hint("give the end of the log: kubectl logs --tail=100"));
-    }
-    Ok(decoded(&bytes))
+    let too_long = |e: Error| match e.kind() {
+        Kind::Content => e.hint("give the end of the log: kubectl logs --tail=100"),
+        _ => e,
+    };
+    input::read(Path::new("-"), MAX_LOG, Kind::Content).map(|bytes| decoded(&bytes)).map_err(too_long)
 }
 
 /// The text of a log, which may have anything in it. With a byte order mark, and zeros for the

@@ -1,21 +1,18 @@
 //! `capatch k8s`.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use similar::TextDiff;
 
-use super::{Common, Opened, parse_reference};
+use super::{Common, Opened, input, parse_reference};
 use crate::error::{Error, Result};
 use crate::image;
 use crate::kubernetes::{self, Change, Edited, Manifest, Options, Outcome, Warning, Way};
 use crate::oci::reference::Reference;
 use crate::transport::blocking;
-
-/// Bytes that a manifest may have.
-const MAX_FILE: u64 = 16 << 20;
 
 /// The official images, for manifests that get no other one.
 pub(super) const OFFICIAL: [&str; 3] = ["kong", "kong/kong", "kong/kong-gateway"];
@@ -88,7 +85,10 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
         let values = kubernetes::values(&options)?;
         return output.result(&serde_json::json!({ "values": values }), &values);
     }
-    let manifests = arguments.files.iter().map(|file| read(file, arguments.write)).collect::<Result<Vec<_>>>()?;
+    if arguments.write && arguments.files.iter().any(|file| input::is_stdin(file)) {
+        return Err(Error::usage("-w cannot write to standard input").hint("leave -w out: the result goes to stdout"));
+    }
+    let manifests = arguments.files.iter().map(|file| input::read_manifest(file)).collect::<Result<Vec<_>>>()?;
     if options.old.is_empty() {
         options.old = old_images(&manifests, &options, common).await?;
     }
@@ -185,24 +185,6 @@ async fn old_images(manifests: &[Manifest], options: &Options, common: &Common) 
 async fn base_of(image: &Reference, common: &Common) -> Result<Option<String>> {
     let Opened { root, images, .. } = Opened::new(image, &[], common).await?;
     image::base_name(&root, &images)
-}
-
-pub(super) fn read(file: &Path, write: bool) -> Result<Manifest> {
-    let name = file.display().to_string();
-    let pipe = file.as_os_str() == "-";
-    if pipe && write {
-        return Err(Error::usage("-w cannot write to standard input").hint("leave -w out: the result goes to stdout"));
-    }
-    let open = || -> io::Result<Box<dyn Read>> {
-        Ok(if pipe { Box::new(io::stdin()) } else { Box::new(fs::File::open(file)?) })
-    };
-    let mut text = Vec::new();
-    open().and_then(|reader| reader.take(MAX_FILE + 1).read_to_end(&mut text)).map_err(|e| Error::io(&name, &e))?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(Error::content(format!("{name} has more than {MAX_FILE} bytes")));
-    }
-    let text = String::from_utf8(text).map_err(|_| Error::content(format!("{name} is not UTF-8")))?;
-    Ok(Manifest { name, text })
 }
 
 /// Replaces a file whole or not at all; a link stays a link, and the mode stays.

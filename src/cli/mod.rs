@@ -8,6 +8,7 @@ mod copy;
 mod doctor;
 mod explain;
 mod getcap;
+mod input;
 mod inspect;
 mod k8s;
 mod output;

@@ -1,15 +1,14 @@
 //! `capatch sync`.
 
 use std::fmt::Write;
-use std::io::Read;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::output::bytes;
 use super::patch::source_date_epoch;
-use super::{Common, bars, parse_reference, with_hint};
-use crate::error::{Error, Result, printable};
+use super::{Common, bars, input, parse_reference, with_hint};
+use crate::error::{Error, Kind, Result, printable};
 use crate::limits::{Depth, Size};
 use crate::oci::reference::Reference;
 use crate::sync::job::Job;
@@ -102,7 +101,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
         return output.result(&schema, SCHEMA);
     };
     let name = file.display().to_string();
-    let text = read(file)?;
+    let text = input::read_text(file, MAX_FILE, Kind::Usage)?;
     let spec = Spec::parse(&text, &name)?;
     if arguments.kubernetes_job {
         let manifest = job(arguments, common, &text, &spec)?;
@@ -134,19 +133,6 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     };
     output.result(&data, &table(&data))?;
     report.error(options.check).map_or(Ok(()), Err)
-}
-
-fn read(file: &PathBuf) -> Result<String> {
-    let place = file.display().to_string();
-    let open = || -> std::io::Result<Box<dyn Read>> {
-        Ok(if file.as_os_str() == "-" { Box::new(std::io::stdin()) } else { Box::new(std::fs::File::open(file)?) })
-    };
-    let mut text = Vec::new();
-    open().and_then(|reader| reader.take(MAX_FILE + 1).read_to_end(&mut text)).map_err(|e| Error::io(&place, &e))?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(Error::usage(format!("{place} has more than {MAX_FILE} bytes")));
-    }
-    String::from_utf8(text).map_err(|_| Error::usage(format!("{place} is not UTF-8")))
 }
 
 fn job(arguments: &Arguments, common: &Common, text: &str, spec: &Spec) -> Result<String> {
