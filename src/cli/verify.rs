@@ -17,7 +17,7 @@ use crate::validate::{self, Subject};
 /// Exits with 5 if content does not match, with 8 if something differs from the base that the patch did not declare.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// NAME[:TAG|@DIGEST] in a registry, or oci:DIR[:TAG|@DIGEST]
+    /// The image, in any place that capatch --help lists
     #[arg(value_parser = parse_reference)]
     image: Reference,
     /// Compare with the image that this one was made from: all files with all metadata, and the configs
