@@ -7,12 +7,11 @@ use super::files::Files;
 use super::judge::{ASSUMED_PORT, LOW_PORTS};
 use super::start::{Action, End, Image, Start, Step, follow, is_at_or_below};
 use super::users::User;
-use super::walk::NODE_PORT_START;
 use super::{Finding, Level};
 use crate::archive::path;
 use crate::capability::{Capability, FileCapabilities};
 use crate::error::Result;
-use crate::kong::ports::low_ports;
+use crate::kong::ports::{UNPRIVILEGED, low_ports};
 use crate::patch::dynamic::dynamic;
 use crate::patch::elf;
 
@@ -228,7 +227,7 @@ fn listen(facts: &Facts, findings: &mut Vec<Finding>) {
         let what = format!("error: both {variable} and {variable}_FILE are set (but are exclusive)");
         findings.push(breaks("file-conflict", variable, what, "entry points of Kong since 2.5.1 stop there"));
     }
-    if !listen.ports.iter().any(|port| *port < NODE_PORT_START) && !listen.ports.is_empty() {
+    if !listen.ports.iter().any(|port| *port < UNPRIVILEGED) && !listen.ports.is_empty() {
         let low = low_ports(&listen.value).unwrap_or_else(|_| LOW_PORTS.to_owned());
         let what =
             format!("it listens on {} unless {variable} says something else", super::outcome::and_list(&listen.ports));

@@ -11,11 +11,10 @@ use super::judge::{Judged, LOW_PORTS, judge};
 use super::manifest::{Detail, Found};
 use super::outcome::Outcome;
 use super::start::{Action, End, Run, Step};
-use super::walk::NODE_PORT_START;
 use super::{Finding, Level, checks, findings, pod_checks, provenance, ways};
 use crate::error::{Error, Result};
 use crate::image::{self, Image, Node};
-use crate::kong::ports::low_ports;
+use crate::kong::ports::{UNPRIVILEGED, low_ports};
 use crate::limits::Limits;
 use crate::oci::config::ImageConfig;
 use crate::oci::platform::Platform;
@@ -229,7 +228,7 @@ fn of_manifests(facts: &Facts, options: &Options, manifests: &Found, known: &[Fi
 fn with_low_ports(facts: &Facts, mut container: Container) -> Container {
     let listen = facts.listen(&facts.env);
     if let (Some(variable), None) = (&listen.variable, &listen.error)
-        && !listen.ports.iter().any(|port| *port < NODE_PORT_START)
+        && !listen.ports.iter().any(|port| *port < UNPRIVILEGED)
     {
         let value = low_ports(&listen.value).unwrap_or_else(|_| LOW_PORTS.to_owned());
         container.env.push(Variable { place: container.place.clone(), name: variable.clone(), value: Some(value) });

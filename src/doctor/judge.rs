@@ -8,11 +8,11 @@ use super::files::Files;
 use super::outcome::{Cause, Outcome};
 use super::start::{Action, End, Image, Run, Start, UNKNOWN, Ways, follow, is_at_or_below};
 use super::users::User;
-use super::walk::{NODE_PORT_START, Walk};
+use super::walk::Walk;
 use crate::capability::{Capability, Process};
 use crate::error::Result;
 use crate::kong::listen;
-use crate::kong::ports::low_ports;
+use crate::kong::ports::{UNPRIVILEGED, low_ports};
 
 /// Listen variables beside the profile's own; only ports below 1024 in them matter.
 const OTHER_LISTENERS: [&str; 5] =
@@ -252,7 +252,7 @@ fn ports(facts: &Facts, env: &BTreeMap<String, String>, listen: &Listen) -> Vec<
     if facts.profile.version_env == Some("KONG_VERSION") {
         for name in OTHER_LISTENERS {
             let listeners = env.get(name).and_then(|value| listen::parse(value, None).ok()).unwrap_or_default();
-            ports.extend(listeners.iter().map(|listener| listener.port).filter(|port| *port < NODE_PORT_START));
+            ports.extend(listeners.iter().map(|listener| listener.port).filter(|port| *port < UNPRIVILEGED));
         }
     }
     if ports.is_empty() && listen.variable.is_none() {

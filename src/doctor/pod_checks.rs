@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::fix::snippet;
-use super::manifest::{Detail, Format, Found, Port, UNPRIVILEGED_PORT_START};
-use super::walk::NODE_PORT_START;
+use super::manifest::{Detail, Format, Found, Port};
 use super::{Container, Finding, Level, Role, Variable};
+use crate::kong::ports::UNPRIVILEGED;
 use crate::kong::{Version, listen};
+use crate::kubernetes::UNPRIVILEGED_PORT_START;
 use crate::oci::reference::Reference;
 
 /// What the checks need to know of the image.
@@ -169,11 +170,10 @@ impl<'a> Pair<'a> {
     /// M5: the manifest's value wins over the image's.
     fn listen_overridden(&self) -> Option<Finding> {
         let baked = self.facts.env.get("KONG_PROXY_LISTEN")?;
-        let low =
-            |text: &str| listen::parse(text, None).is_ok_and(|all| all.iter().any(|one| one.port < NODE_PORT_START));
+        let low = |text: &str| listen::parse(text, None).is_ok_and(|all| all.iter().any(|one| one.port < UNPRIVILEGED));
         let own = self.own("KONG_PROXY_LISTEN")?;
         let listeners = self.listeners()?;
-        if !low(baked) || listeners.iter().any(|listener| listener.port < NODE_PORT_START) {
+        if !low(baked) || listeners.iter().any(|listener| listener.port < UNPRIVILEGED) {
             return None;
         }
         Some(Finding {
@@ -256,7 +256,7 @@ impl<'a> Pair<'a> {
     /// M7: low ports without any capability.
     fn sysctl(&self) -> Option<Finding> {
         let listeners = self.listeners()?;
-        let lowest = listeners.iter().map(|listener| listener.port).filter(|port| *port < NODE_PORT_START).min()?;
+        let lowest = listeners.iter().map(|listener| listener.port).filter(|port| *port < UNPRIVILEGED).min()?;
         if self.container.host_network {
             return None;
         }

@@ -4,10 +4,8 @@ use super::outcome::{Cause, Outcome};
 use super::start::{Action, End, Run, Step};
 use crate::archive::path;
 use crate::capability::{Capability, CapabilitySet, FileCapabilities, Network, Process, Program, Refusal, XATTR};
+use crate::kong::ports::UNPRIVILEGED;
 use crate::layer::lookup::Found;
-
-/// `net.ipv4.ip_unprivileged_port_start` of a node, unless somebody changed it: ip(7).
-pub(super) const NODE_PORT_START: u16 = 1024;
 
 /// What the start changes on its way.
 struct State {
@@ -100,7 +98,7 @@ impl Walk<'_> {
         };
         let start = match self.port_start {
             Some(start) if self.private => start,
-            _ => NODE_PORT_START,
+            _ => UNPRIVILEGED,
         };
         let low = refused(start);
         let Some(first) = low.first() else { return Outcome::Serves { uid, ports } };

@@ -3,8 +3,8 @@
 use super::listen::{Listener, parse};
 use crate::error::{Error, Result};
 
-/// The lowest port that needs no capability (`net.ipv4.ip_unprivileged_port_start`, ip(7)).
-const UNPRIVILEGED: u16 = 1024;
+/// The lowest port that needs no capability: `net.ipv4.ip_unprivileged_port_start` of a node, unless somebody changed it (ip(7)).
+pub const UNPRIVILEGED: u16 = 1024;
 
 /// The value with other ports: each pair of `ports` is from and to. Only the digits of ports change, no other byte.
 ///

@@ -144,7 +144,8 @@ fn environment(
         if new != old {
             edits.rewrite(&value, rewrite, format!("container {name}: {key} {old} → {new}"))?;
         } else if key == "KONG_PROXY_LISTEN"
-            && listen::parse(&new, None).is_ok_and(|all| !all.is_empty() && !all.iter().any(|one| one.port < 1024))
+            && listen::parse(&new, None)
+                .is_ok_and(|all| !all.is_empty() && !all.iter().any(|one| one.port < ports::UNPRIVILEGED))
         {
             warn(
                 warnings,

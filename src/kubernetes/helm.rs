@@ -1,6 +1,6 @@
 //! Values for Kong's Helm chart (chart kong 3.x), which renders the manifests itself.
 
-use super::{Options, Way};
+use super::{Options, UNPRIVILEGED_PORT_START, Way};
 use crate::error::{Error, Result};
 
 /// The values in YAML.
@@ -15,7 +15,7 @@ pub fn values(options: &Options) -> Result<String> {
             return Ok(format!(
                 "# Values for the chart kong 3.x; kubelet refuses the sysctl together with deployment.hostNetwork.\n\
                  # In those of the chart ingress they belong below `gateway:`.\n\
-                 securityContext:\n  sysctls:\n  - name: net.ipv4.ip_unprivileged_port_start\n    value: \"80\"\n{ports}"
+                 securityContext:\n  sysctls:\n  - name: {UNPRIVILEGED_PORT_START}\n    value: \"80\"\n{ports}"
             ));
         }
         Way::Capability { written, .. } => written,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::cursor::Cursor;
 use super::edit::Edits;
 use super::new::New;
-use super::workload::SYSCTL;
+use super::workload::UNPRIVILEGED_PORT_START;
 use super::yaml::boolean;
 use super::{Options, Warning, container, warn};
 use crate::error::{Error, Result};
@@ -66,7 +66,7 @@ fn sysctls(spec: &Cursor<'_>, path: &str, edits: &mut Edits<'_>) -> Result<()> {
     for (at, sysctl) in list.items().iter().enumerate() {
         let name = sysctl.text("name")?.unwrap_or_default();
         match name.replace('/', ".") {
-            dotted if dotted == SYSCTL => needless.push(at),
+            dotted if dotted == UNPRIVILEGED_PORT_START => needless.push(at),
             dotted if dotted.starts_with("net.") => {
                 return Err(Error::usage(format!(
                     "{}: the API server refuses hostNetwork beside this: {path}.securityContext.sysctls[{at}].name: Invalid value: \"{name}\": may not be specified when 'hostNetwork' is true",
@@ -80,7 +80,11 @@ fn sysctls(spec: &Cursor<'_>, path: &str, edits: &mut Edits<'_>) -> Result<()> {
     if needless.is_empty() {
         return Ok(());
     }
-    edits.remove_items(&list, &needless, &format!("sysctl {SYSCTL} removed: with hostNetwork it may not be there"))
+    edits.remove_items(
+        &list,
+        &needless,
+        &format!("sysctl {UNPRIVILEGED_PORT_START} removed: with hostNetwork it may not be there"),
+    )
 }
 
 /// Ports of containers, which are ports of the node now: each may be there once and must not be mapped to another.

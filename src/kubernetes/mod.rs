@@ -20,7 +20,7 @@ use serde::Serialize;
 
 pub use edit::Change;
 pub use helm::values;
-pub(crate) use workload::{LISTS, POD_TEMPLATES};
+pub(crate) use workload::{LISTS, POD_TEMPLATES, UNPRIVILEGED_PORT_START};
 
 use self::cursor::Cursor;
 use self::edit::Edits;

@@ -52,7 +52,8 @@ const OLD_VERSIONS: [&str; 5] =
 /// Fields of their specs that the later versions have no more.
 const GONE: [&str; 2] = ["rollbackTo", "templateGeneration"];
 
-pub(super) const SYSCTL: &str = "net.ipv4.ip_unprivileged_port_start";
+/// The lowest port that needs no capability, as a sysctl (ip(7)).
+pub(crate) const UNPRIVILEGED_PORT_START: &str = "net.ipv4.ip_unprivileged_port_start";
 
 /// Edits an object that runs Kong; `None` if it does not, or is left alone.
 pub(super) fn edit<'a>(
@@ -227,13 +228,13 @@ fn sysctl(spec: &Cursor<'_>, edits: &mut Edits<'_>) -> Result<()> {
         spec.get("hostNetwork")?.filter(|network| network.node.text().and_then(boolean) == Some(true))
     {
         return Err(Error::usage(format!(
-            "{}: the pod has hostNetwork, and kubelet refuses {SYSCTL} there (SysctlForbidden)",
+            "{}: the pod has hostNetwork, and kubelet refuses {UNPRIVILEGED_PORT_START} there (SysctlForbidden)",
             network.place()
         ))
         .hint("take hostNetwork out, or patch the image and use --image"));
     }
-    let what = format!("sysctl {SYSCTL}: 80");
-    let new = || New::Map(vec![("name", New::Text(SYSCTL)), ("value", New::Text("80"))]);
+    let what = format!("sysctl {UNPRIVILEGED_PORT_START}: 80");
+    let new = || New::Map(vec![("name", New::Text(UNPRIVILEGED_PORT_START)), ("value", New::Text("80"))]);
     let Some(context) = spec.get("securityContext")?.filter(|context| !context.node.is_null()) else {
         let context = New::Map(vec![("sysctls", New::List(vec![new()]))]);
         return edits.set(spec, "containers", "securityContext", &context, what);
@@ -241,7 +242,9 @@ fn sysctl(spec: &Cursor<'_>, edits: &mut Edits<'_>) -> Result<()> {
     let Some(sysctls) = context.get("sysctls")?.filter(|sysctls| !sysctls.node.is_null()) else {
         return edits.set(&context, "", "sysctls", &New::List(vec![new()]), what);
     };
-    let is_it = |item: &Cursor<'_>| item.node.text_at(&["name"]).is_some_and(|name| name.replace('/', ".") == SYSCTL);
+    let is_it = |item: &Cursor<'_>| {
+        item.node.text_at(&["name"]).is_some_and(|name| name.replace('/', ".") == UNPRIVILEGED_PORT_START)
+    };
     let there = sysctls.items().into_iter().find(is_it);
     match there.map(|item| item.get("value")).transpose()?.flatten() {
         None => edits.append(&sysctls, &new(), what),

@@ -7,9 +7,10 @@ use super::interpolate::{interpolate, words};
 use super::overlay::{Rules, as_map, overlay};
 use super::security::{Security, docker_capability, is_all};
 use super::tree::{Budget, Tree, Value};
-use super::{Detail, Format, Found, Images, Port, UNPRIVILEGED_PORT_START};
+use super::{Detail, Format, Found, Images, Port};
 use crate::doctor::{Command, Container, Finding, Level, Role, Variable};
 use crate::error::{Error, Result};
+use crate::kubernetes::UNPRIVILEGED_PORT_START;
 
 /// Services that extend one another.
 const MAX_EXTENDS: usize = 16;

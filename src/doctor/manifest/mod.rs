@@ -29,9 +29,6 @@ use crate::error::{Error, Result};
 use crate::kubernetes::Manifest;
 use crate::kubernetes::yaml::{self, Stream};
 
-/// The lowest port that needs no capability, as a sysctl (ip(7)).
-pub(super) const UNPRIVILEGED_PORT_START: &str = "net.ipv4.ip_unprivileged_port_start";
-
 /// Containers of the image that there may be, and Services that are looked at.
 const MAX_CONTAINERS: usize = 1000;
 

@@ -8,11 +8,11 @@ use super::environment::{self, ConfigMaps};
 use super::security::Security;
 use super::tree::{Budget, Tree};
 use super::typed::{self, Refusal, maps, text, texts};
-use super::{Detail, Format, Found, Images, Port, UNPRIVILEGED_PORT_START};
+use super::{Detail, Format, Found, Images, Port};
 use crate::doctor::start::UNKNOWN;
 use crate::doctor::{Command, Container, Finding, Level, Role};
 use crate::error::Result;
-use crate::kubernetes::{LISTS, POD_TEMPLATES};
+use crate::kubernetes::{LISTS, POD_TEMPLATES, UNPRIVILEGED_PORT_START};
 
 /// A container of the image in an object of another kind.
 pub(super) const NOT_READ: &str = "kind-not-read";
