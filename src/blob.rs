@@ -167,6 +167,16 @@ pub fn verify(bytes: &[u8], descriptor: &Descriptor) -> Result<()> {
     verifier.finish()
 }
 
+/// The error of a temporary file that cannot be made, written or read: [`Kind::Failed`](crate::error::Kind::Failed), since
+/// whatever the reason, it is no image that was not found or denied. An error of ours comes out as it went in.
+pub fn temporary_error(error: &io::Error) -> Error {
+    let ours = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    ours.cloned().unwrap_or_else(|| {
+        Error::failed(format!("cannot use a temporary file in {}: {error}", std::env::temp_dir().display()))
+            .hint("set TMPDIR to a directory with space")
+    })
+}
+
 /// Content of ours in an unnamed temporary file: it can be read many times and vanishes with the last reader.
 #[derive(Clone, Debug)]
 pub struct Spool {
@@ -178,7 +188,7 @@ impl Spool {
     /// Copies `reader` into a temporary file.
     pub fn from_reader(reader: &mut impl Read) -> Result<Self> {
         let mut writer = SpoolWriter::new()?;
-        io::copy(reader, &mut writer).map_err(|e| Error::io("a temporary file", &e))?;
+        io::copy(reader, &mut writer).map_err(|e| temporary_error(&e))?;
         Ok(writer.finish())
     }
 
@@ -196,7 +206,7 @@ impl Spool {
     pub fn head(&self, bytes: usize) -> Result<Vec<u8>> {
         let mut head = Vec::new();
         let mut start = self.reader(0).take(bytes as u64);
-        start.read_to_end(&mut head).map_err(|e| Error::io("a temporary file", &e))?;
+        start.read_to_end(&mut head).map_err(|e| temporary_error(&e))?;
         Ok(head)
     }
 
@@ -215,12 +225,7 @@ pub struct SpoolWriter {
 impl SpoolWriter {
     /// An empty, unnamed file in `TMPDIR`.
     pub fn new() -> Result<Self> {
-        let directory = std::env::temp_dir();
-        let file = tempfile::tempfile_in(&directory).map_err(|e| {
-            // Whatever the reason, it is no image that was not found or denied.
-            Error::failed(format!("cannot write a temporary file in {}: {e}", directory.display()))
-                .hint("set TMPDIR to a directory with space")
-        })?;
+        let file = tempfile::tempfile().map_err(|e| temporary_error(&e))?;
         Ok(SpoolWriter { file, size: 0 })
     }
 

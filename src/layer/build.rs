@@ -15,7 +15,7 @@ use crate::archive::extensions::XATTR_PREFIX;
 use crate::archive::header::BLOCK;
 use crate::archive::path;
 use crate::archive::pax;
-use crate::blob::{Hashing, Spool, SpoolWriter};
+use crate::blob::{Hashing, Spool, SpoolWriter, temporary_error};
 use crate::capability::XATTR;
 use crate::error::{Error, Result};
 use crate::layer::cache::Cache;
@@ -79,7 +79,7 @@ pub fn build(additions: &[Addition<'_>], compression: Compression, cache: &Cache
         for (entry, content) in files.values() {
             write_entry(tar, entry, &mut content.reader(0))?;
         }
-        tar.write_all(&[0; 2 * BLOCK]).map_err(|e| temporary(&e))
+        tar.write_all(&[0; 2 * BLOCK]).map_err(|e| temporary_error(&e))
     };
     if cache.has_built() {
         let mut tar = Hashing::new(io::sink());
@@ -93,14 +93,10 @@ pub fn build(additions: &[Addition<'_>], compression: Compression, cache: &Cache
     let mut tar = Hashing::new(Encoder::new(blob, compression)?);
     write_to(&mut tar)?;
     let (encoder, diff_id, _) = tar.finish();
-    let (spool, digest, size) = encoder.finish().map_err(|e| temporary(&e))?.finish();
+    let (spool, digest, size) = encoder.finish().map_err(|e| temporary_error(&e))?.finish();
     let layer = BuiltLayer { content: spool.finish(), digest, size, diff_id, compression };
     cache.keep(&layer);
     Ok(layer)
-}
-
-fn temporary(error: &io::Error) -> Error {
-    Error::io("the new layer in a temporary file", error).hint("is TMPDIR full?")
 }
 
 /// Writes an entry, its extended header and its padding.
@@ -140,10 +136,10 @@ fn write_entry(out: &mut dyn Write, entry: &Entry, content: &mut impl Read) -> R
 }
 
 fn write_padded(out: &mut dyn Write, header: &[u8; BLOCK], content: &mut impl Read) -> Result<u64> {
-    out.write_all(header).map_err(|e| temporary(&e))?;
-    let written = io::copy(content, out).map_err(|e| temporary(&e))?;
+    out.write_all(header).map_err(|e| temporary_error(&e))?;
+    let written = io::copy(content, out).map_err(|e| temporary_error(&e))?;
     let padding = written.wrapping_neg() % BLOCK as u64;
-    out.write_all(&[0; BLOCK][..padding as usize]).map_err(|e| temporary(&e))?;
+    out.write_all(&[0; BLOCK][..padding as usize]).map_err(|e| temporary_error(&e))?;
     Ok(written)
 }
 

@@ -6,7 +6,7 @@ use std::io::{BufRead, Write};
 
 use crate::archive::entry::{Entries, Entry, Kind};
 use crate::archive::path;
-use crate::blob::{Spool, SpoolWriter};
+use crate::blob::{Spool, SpoolWriter, temporary_error};
 use crate::error::{Error, Result};
 use crate::layer::inode::{unknown, weight};
 use crate::layer::whiteout::{Marker, marker};
@@ -427,7 +427,7 @@ impl Scan<'_> {
             entries.content().for_each_chunk(|chunk| {
                 let kept = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                 left -= kept as u64;
-                spool.write_all(&chunk[..kept]).map_err(|e| Error::io("a temporary file", &e).hint("is TMPDIR full?"))
+                spool.write_all(&chunk[..kept]).map_err(|e| temporary_error(&e))
             })?;
             content = Some(spool.finish());
         }

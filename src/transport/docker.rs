@@ -9,7 +9,7 @@ use std::time::Duration;
 use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
-use crate::blob::{Spool, SpoolWriter};
+use crate::blob::{Spool, SpoolWriter, temporary_error};
 use crate::error::{Error, Kind, Result};
 use crate::limits::Limits;
 use crate::transport::{ByteStream, blocking};
@@ -87,9 +87,7 @@ impl Engine {
             total += piece.len() as u64;
             self.limits.check_unpacked(total, None, &format!("{self}: {name}"))?;
             spool = blocking(move || {
-                spool.write_all(&piece).map_err(|e| {
-                    Error::io("cannot write a temporary file", &e).hint("set TMPDIR to a directory with space")
-                })?;
+                spool.write_all(&piece).map_err(|e| temporary_error(&e))?;
                 Ok(spool)
             })
             .await?;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::archive::compression::{Decoder, Encoder, from_io};
 use crate::archive::path;
-use crate::blob::{Hashing, Spool, SpoolWriter};
+use crate::blob::{Hashing, Spool, SpoolWriter, temporary_error};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::oci::config::ImageConfig;
@@ -287,7 +287,6 @@ fn convert(members: &Members, member: Member, name: &str, algorithm: Algorithm, 
         Compression::None => Some(Encoder::new(Hashing::new(SpoolWriter::new()?), Compression::Gzip)?),
         _ => None,
     };
-    let failed = |e: io::Error| Error::io("a temporary file", &e).hint("set TMPDIR to a directory with space");
     let mut buffer = vec![0; 128 << 10];
     loop {
         let read = match decoder.read(&mut buffer) {
@@ -300,7 +299,7 @@ fn convert(members: &Members, member: Member, name: &str, algorithm: Algorithm, 
         limits.check_unpacked(total, Some(member.size), "the layer")?;
         diff_id.update(&buffer[..read]);
         if let Some(gzip) = &mut gzip {
-            gzip.write_all(&buffer[..read]).map_err(failed)?;
+            gzip.write_all(&buffer[..read]).map_err(|e| temporary_error(&e))?;
         }
     }
     let diff_id = diff_id.finish();
@@ -312,7 +311,7 @@ fn convert(members: &Members, member: Member, name: &str, algorithm: Algorithm, 
     }
     let descriptor = |media_type, digest, size| Descriptor::new(media_type, digest, size);
     if let Some(gzip) = gzip {
-        let (spool, digest, size) = gzip.finish().map_err(failed)?.finish();
+        let (spool, digest, size) = gzip.finish().map_err(|e| temporary_error(&e))?.finish();
         let descriptor = descriptor(DOCKER_LAYER_GZIP, digest, size)?;
         return Ok(Layer { descriptor, diff_id, blob: Blob::Spool(spool.finish()) });
     }

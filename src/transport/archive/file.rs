@@ -14,7 +14,7 @@ use tempfile::NamedTempFile;
 
 use super::engine::PipeWriter;
 use crate::archive::compression::{self, Decoder, from_io, sniff};
-use crate::blob::{Spool, SpoolWriter};
+use crate::blob::{Spool, SpoolWriter, temporary_error};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::oci::media_type::Compression;
@@ -182,11 +182,7 @@ fn spool(mut reader: impl Read, format: &str, limits: &Limits, place: &str) -> R
         };
         total += read as u64;
         limits.check_unpacked(total, None, &format!("the {format} data"))?;
-        let directory = std::env::temp_dir();
-        copy.write_all(&buffer[..read]).map_err(|e| {
-            Error::io(format!("cannot write a temporary file in {}", directory.display()), &e)
-                .hint("set TMPDIR to a directory with space")
-        })?;
+        copy.write_all(&buffer[..read]).map_err(|e| temporary_error(&e))?;
     }
 }
 

@@ -295,7 +295,7 @@ impl Layout {
             file.rewind()?;
             Ok(file)
         };
-        copy().map(Some).map_err(|e| Error::failed(format!("cannot write a temporary file: {e}")))
+        copy().map(Some).map_err(|e| blob::temporary_error(&e))
     }
 
     /// A manifest that is in the layout, though `index.json` does not name it.
