@@ -14,7 +14,7 @@ use capatch::transport::registry::{Client, Options, Repository};
 use common::attacker::Attacker;
 use common::cli::{fails, ok};
 use common::image::{Content, Image, Scene};
-use common::library::options;
+use common::library::{auth_file, options};
 use common::registry::{Auth, Bearer, Registry, Reply, basic};
 use futures_util::TryStreamExt;
 
@@ -23,14 +23,11 @@ const MANIFEST: &[u8] = br#"{"schemaVersion":2}"#;
 
 /// The repository `a` of `registry`, whose login has the members `entry`.
 fn logged_in(registry: &Registry, entry: &str, change: impl FnOnce(&mut Options)) -> Repository {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), format!(r#"{{"auths":{{"{}":{{{entry}}}}}}}"#, registry.host())).unwrap();
-    let mut options = Options { auth_file: Some(file.path().into()), ..options() };
+    let config = format!(r#"{{"auths":{{"{}":{{{entry}}}}}}}"#, registry.host());
+    let mut options = Options { auth_file: Some(auth_file(&config)), ..options() };
     change(&mut options);
     let name = reference::Repository { registry: registry.host(), path: "a".into() };
-    let repository = Client::new(options).unwrap().repository(&name).unwrap();
-    file.keep().unwrap();
-    repository
+    Client::new(options).unwrap().repository(&name).unwrap()
 }
 
 const PASSWORD: &str = r#""username":"user","password":"hunter2""#;

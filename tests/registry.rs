@@ -4,7 +4,6 @@
 
 mod common;
 
-use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use capatch::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
 use capatch::oci::reference::{self, Target};
 use capatch::transport::registry::{Client, Options, Pushed, Repository, Stored};
 use capatch::transport::{Content, from_reader};
-use common::library::options;
+use common::library::{auth_file, options};
 use common::registry::{Auth, Bearer, Ending, Registry, Reply, Request, basic};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -25,10 +24,7 @@ const SECRET: &str = "hunter2";
 
 /// A client with the content of a credentials file.
 fn client_with(config: &str, change: impl FnOnce(&mut Options)) -> Client {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(config.as_bytes()).unwrap();
-    let (_, path) = file.keep().unwrap();
-    let mut options = Options { auth_file: Some(path), ..options() };
+    let mut options = Options { auth_file: Some(auth_file(config)), ..options() };
     change(&mut options);
     Client::new(options).unwrap()
 }

@@ -12,6 +12,7 @@ use capatch::oci::descriptor::Descriptor;
 use capatch::oci::digest::Digest;
 use capatch::oci::reference::{self, Target};
 use capatch::transport::registry::{Client, Manifest, Options, Repository};
+use common::library::auth_file;
 use common::script::{Script, Step, Then};
 use futures_util::TryStreamExt;
 
@@ -19,9 +20,8 @@ const MANIFEST: &str = r#"{"schemaVersion":2}"#;
 const BLOB: &str = "0123456789";
 
 fn repository(script: &Script) -> Repository {
-    let (_, auth_file) = tempfile::NamedTempFile::new().unwrap().keep().unwrap();
     let options = Options {
-        auth_file: Some(auth_file),
+        auth_file: Some(auth_file("")),
         registries_conf: Some("/dev/null".into()),
         hosts_dir: Some("/dev/null".into()),
         retry_base: Duration::from_millis(1),

@@ -1,6 +1,9 @@
 //! Runs the library in this process, where no waits are needed.
 
 use std::fs;
+use std::io::Write;
+use std::os::fd::IntoRawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +31,14 @@ pub fn options() -> Options {
         retry_base: Duration::from_millis(1),
         ..Options::default()
     }
+}
+
+/// A credentials file with this content, which has no name on the disk and vanishes with the process. A client reads it only
+/// when a registry asks for a login.
+pub fn auth_file(config: &str) -> PathBuf {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(config.as_bytes()).unwrap();
+    format!("/proc/self/fd/{}", file.into_raw_fd()).into()
 }
 
 /// Transports that remember nothing, wait for next to nothing, and know the password for `registries`.
