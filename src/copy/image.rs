@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
-use crate::copy::manifests::{Tag, can_be_replaced, copy_manifests};
+use crate::copy::manifests::{Tag, can_be_replaced, copy_manifests, trust_once};
 use crate::copy::referrers::{self, Referrers};
 use crate::copy::{Memory, Moved, Mover, blobs_of, left_out, select};
 use crate::error::{Error, Kind, Result};
@@ -206,29 +206,23 @@ impl Copy<'_> {
     async fn tree(&self, tree: &Node, tag: Option<&Tag<'_>>) -> Result<Moved> {
         let Route { from, to, .. } = self.route;
         let mut moves = Moved::default();
-        let mut trusted = true;
-        loop {
-            let there = if trusted && !self.options.force { self.there(tree).await? } else { HashSet::new() };
+        let store = async |distrust| {
+            let there = if distrust || self.options.force { HashSet::new() } else { self.there(tree).await? };
             let missing = tree.manifests().into_iter().filter(|(image, _)| !there.contains(&image.digest));
             let missing: Vec<Descriptor> = missing.flat_map(|(_, manifest)| manifest.blobs().cloned()).collect();
-            moves += self.mover(!trusted).copy(from, to, &missing).await?;
+            moves += self.mover(distrust).copy(from, to, &missing).await?;
             for entry in tree.nodes().into_iter().flat_map(unknown) {
                 moves += self.unknown(entry).await?;
             }
-            let stored = match copy_manifests(to, tree, tag.is_none(), &there).await? {
+            match copy_manifests(to, tree, tag.is_none(), &there).await? {
                 Stored::Stored => match tag {
-                    Some(tag) => tag.publish(tree.descriptor(), tree.bytes()).await?,
-                    None => Stored::Stored,
+                    Some(tag) => tag.publish(tree.descriptor(), tree.bytes()).await,
+                    None => Ok(Stored::Stored),
                 },
-                unknown => unknown,
-            };
-            match stored {
-                Stored::Stored => return Ok(moves),
-                // The registry said that it had a blob, and has not (faults.md E17).
-                Stored::BlobUnknown(_) if trusted => trusted = false,
-                Stored::BlobUnknown(error) => return Err(error),
+                unknown => Ok(unknown),
             }
-        }
+        };
+        trust_once(store).await.map(|()| moves)
     }
 
     /// The images of the tree that the destination has as a whole.

@@ -40,6 +40,18 @@ pub async fn copy_manifests(to: &Place, tree: &Node, with_root: bool, there: &Ha
     Ok(Stored::Stored)
 }
 
+/// Makes an attempt to store an image, and a second one that is told to distrust the destination if that said that it had a
+/// blob, and has not (faults.md E17).
+pub async fn trust_once(mut attempt: impl AsyncFnMut(bool) -> Result<Stored>) -> Result<()> {
+    if matches!(attempt(false).await?, Stored::Stored) {
+        return Ok(());
+    }
+    match attempt(true).await? {
+        Stored::Stored => Ok(()),
+        Stored::BlobUnknown(error) => Err(error),
+    }
+}
+
 /// How many levels are below a node.
 fn height(node: &Node) -> usize {
     match node {

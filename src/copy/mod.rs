@@ -10,6 +10,6 @@ mod select;
 
 pub use blobs::{Moved, Mover, blobs_of, is_foreign, left_out};
 pub use image::{Copied, Options, Outcome, Route, image};
-pub use manifests::{Tag, can_be_replaced, copy_manifests};
+pub use manifests::{Tag, can_be_replaced, copy_manifests, trust_once};
 pub use memory::Memory;
 pub use referrers::{Referrer, Referrers};

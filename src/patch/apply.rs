@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::copy::{Moved, Mover, Route, Tag, blobs_of, can_be_replaced, copy_manifests, left_out};
+use crate::copy::{Moved, Mover, Route, Tag, blobs_of, can_be_replaced, copy_manifests, left_out, trust_once};
 use crate::error::{self, Error, Result};
 use crate::image::{self, Node};
 use crate::oci::config::ImageConfig;
@@ -98,30 +98,18 @@ pub async fn apply(
 
     route.to.prepare()?;
     let tag = Tag { place: route.to, reference: route.destination, name, old: old.as_ref(), force: options.force };
-    let context = |e: Error| e.context(route.destination);
     let mut moves = Moved::default();
-    let mut trusted = true;
-    loop {
-        let mover = mover(!trusted);
-        moves += mover.copy(route.from, route.to, &all_base).await.map_err(context)?;
-        moves += mover.push(route.to, None, blobs.clone()).await.map_err(context)?;
-        match push_manifests(route, &untouched, &manifests).await.map_err(context)? {
-            Stored::Stored => {}
-            Stored::BlobUnknown(_) if trusted => {
-                trusted = false;
-                continue;
-            }
-            Stored::BlobUnknown(error) => return Err(context(error)),
+    let store = async |distrust| {
+        let mover = mover(distrust);
+        moves += mover.copy(route.from, route.to, &all_base).await?;
+        moves += mover.push(route.to, None, blobs.clone()).await?;
+        match push_manifests(route, &untouched, &manifests).await? {
+            Stored::Stored => tag.publish(&root.0, &root.1).await,
+            unknown => Ok(unknown),
         }
-        match tag.publish(&root.0, &root.1).await.map_err(context)? {
-            Stored::Stored => {
-                let replaced = old.map(|old| old.descriptor.digest);
-                return Ok(Outcome::Patched { plan, replaced, moves });
-            }
-            Stored::BlobUnknown(_) if trusted => trusted = false,
-            Stored::BlobUnknown(error) => return Err(context(error)),
-        }
-    }
+    };
+    trust_once(store).await.map_err(|e| e.context(route.destination))?;
+    Ok(Outcome::Patched { plan, replaced: old.map(|old| old.descriptor.digest), moves })
 }
 
 /// How a destination stands to the patch that is asked for.
