@@ -172,8 +172,12 @@ pub fn verify(bytes: &[u8], descriptor: &Descriptor) -> Result<()> {
 pub fn temporary_error(error: &io::Error) -> Error {
     let ours = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     ours.cloned().unwrap_or_else(|| {
-        Error::failed(format!("cannot use a temporary file in {}: {error}", std::env::temp_dir().display()))
-            .hint("set TMPDIR to a directory with space")
+        let told = Error::io(format!("cannot use a temporary file in {}", std::env::temp_dir().display()), error);
+        let hint = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => None,
+            _ => told.hint_text(),
+        };
+        Error::failed(told.to_string()).hint(hint.unwrap_or("set TMPDIR to a directory with space"))
     })
 }
 
