@@ -5,7 +5,9 @@
 use std::net::IpAddr;
 
 use capatch::transport::registry::fuzzing::header::{HeaderMap, HeaderValue, LINK};
-use capatch::transport::registry::fuzzing::{allow_hop, is_same_origin, join, may_have_credentials, next_page, redacted};
+use capatch::transport::registry::fuzzing::{
+    allow_hop, is_same_origin, join, may_have_credentials, next_page, redacted,
+};
 use capatch_fuzz::is_printable;
 use libfuzzer_sys::fuzz_target;
 use url::{Host, Url};
