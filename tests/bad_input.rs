@@ -1017,7 +1017,7 @@ fn no_space_for_temporary_files_is_told_with_where_they_are() {
     let image = Image::with_nginx(file(NGINX_ENTRY, program)).build();
     let source = scene.source(&image);
     let said = with_file_limit(16, &["patch", &source, &scene.reference("dst:out")]).failed(1, &["temporary file"]);
-    assert!(said.hint().unwrap().contains("TMPDIR"), "{said:#?}");
+    assert!(said.hint().unwrap().contains("ulimit -f"), "{said:#?}");
     assert!(!scene.path("dst/index.json").exists());
     let mut command = capatch(["patch", &source, &scene.reference("dst:out")]);
     command.env("TMPDIR", scene.path("nowhere"));
