@@ -10,6 +10,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
 use crate::archive::compression::begins_like_layer;
+use crate::blob::VerifiedReader;
 use crate::error::{self, Error, Result};
 use crate::layer::lookup::LayerSource;
 use crate::layer::reader::ENCRYPTED;
@@ -219,7 +220,8 @@ impl Image {
     }
 
     /// The lowest layer that is no tar, going by the media type: what has the type of a layer is one, or is refused where
-    /// it is read; of any other type, the first bytes decide, for not every builder gives a tar the right one.
+    /// it is read; of any other type, the first bytes decide, for not every builder gives a tar the right one. What is
+    /// found to be no tar is the content that the manifest names; what is marked as encrypted is not read.
     pub async fn unreadable_layer(&self, place: &Place) -> Result<Option<UnreadableLayer>> {
         for (at, layer) in self.manifest.layers.iter().enumerate() {
             let encrypted = match layer.kind() {
@@ -227,8 +229,8 @@ impl Image {
                 Kind::Encrypted => true,
                 _ => {
                     let (place, layer) = (place.clone(), layer.clone());
-                    let begins = move || place.read(&layer, |blob| begins_like_layer(blob, &place.limits()));
-                    if blocking(move || retried(begins)).await? {
+                    let is_layer = move || place.read(&layer, |blob| verified_as_layer(blob, &layer, &place.limits()));
+                    if blocking(move || retried(is_layer)).await? {
                         continue;
                     }
                     false
@@ -239,6 +241,17 @@ impl Image {
         }
         Ok(None)
     }
+}
+
+/// Whether `blob`, which should be what `descriptor` names, begins as a layer does. One that does not is verified, for
+/// nobody reads it again; one that does is not read to its end here.
+fn verified_as_layer(blob: &mut dyn Read, descriptor: &Descriptor, limits: &Limits) -> Result<bool> {
+    let mut blob = VerifiedReader::new(blob, descriptor);
+    let begins = begins_like_layer(&mut blob, limits)?;
+    if !begins {
+        blob.finish()?;
+    }
+    Ok(begins)
 }
 
 /// Gives the raw blob of a layer to `read`, which verifies it, as [`Place::read`] does; `progress` is told how much was read.

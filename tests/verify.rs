@@ -13,7 +13,7 @@ use capatch::oci::media_type::{OCI_CONFIG, OCI_MANIFEST};
 use common::cli::{Run, capatch, fails, json, ok, prove, run, start};
 use common::elf;
 use common::image::{BASE_DIGEST, Content, Image, Index, NGINX, NGINX_ENTRY, Opened, Packing, RECORD, Scene, hex};
-use common::registry::Registry;
+use common::registry::{Registry, Request};
 use common::tar::{self, caps, caps_of, dir, file, hard_link, symlink, whiteout};
 use serde_json::{Value, json};
 
@@ -867,5 +867,25 @@ fn a_media_type_hides_no_change() {
         ok(["verify", &changed]);
         let said = run(["patch", &changed, &scene.reference("dst:1")]);
         assert_eq!(said.code, if is_patched { 0 } else { 5 }, "{media_type}: {said:#?}");
+    }
+}
+
+/// Whoever serves the first bytes of a layer does not decide that nobody reads it.
+#[test]
+fn a_layer_that_is_served_otherwise_at_first_is_refused() {
+    let tar = tar::tar(&[file("opt/evil", elf::amd64())]);
+    let content = of_one_layer("wasip1/wasm", WASM, &tar);
+    let registry = Registry::start();
+    content.push(&registry, "app", "1");
+    let (source, layer) = (format!("{}/app:1", registry.host()), content.layer(0));
+    for command in ["verify", "getcap", "inspect"] {
+        let blob = layer.clone();
+        let is_layer = move |request: &Request| request.method == "GET" && request.path.ends_with(&blob);
+        registry.fault_times(1, is_layer, |real| {
+            let length = real().body.len();
+            real().body(vec![7; length])
+        });
+        fails(5, &[&layer], [command, &source]);
+        ok([command, &source]);
     }
 }

@@ -151,11 +151,16 @@ fn every_command_passes_over_a_mirror_with_other_content() {
     }
 }
 
+/// An image with a layer that is much longer than what is read at once.
+fn with_large_layer() -> Content {
+    let noise: Vec<u8> = (0..1_000_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    Image::kong().layer([file("opt/noise", noise)]).build()
+}
+
 /// Nonsense at the start of a large layer is refused long before its end tells whose fault it is.
 #[test]
 fn what_makes_no_sense_is_read_to_its_end() {
-    let noise: Vec<u8> = (0..1_000_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-    let pair = Pair::of(Image::kong().layer([file("opt/noise", noise)]).build());
+    let pair = Pair::of(with_large_layer());
     spoil(&pair.mirror, &pair.image.layer(3), Wrong::Noise);
     for command in ["getcap", "verify", "doctor"] {
         let said = pair.run(&[command, &pair.source()]);
@@ -164,6 +169,22 @@ fn what_makes_no_sense_is_read_to_its_end() {
     }
     let said = pair.run(&["patch", &pair.source(), &pair.scene.reference("patched:1")]).succeeded();
     assert!(said.stderr.contains(&format!("the mirror {} gave other content", pair.mirror.host())), "{said:#?}");
+}
+
+/// Nor does a mirror decide that a layer is none.
+#[test]
+fn a_layer_whose_type_says_nothing_is_read_to_its_end() {
+    let mut content = with_large_layer();
+    let layers = ["application/vnd.oci.image.layer.v1.tar+gzip", "application/x"];
+    let text = String::from_utf8(content.bytes().to_vec()).unwrap().replace(layers[0], layers[1]);
+    content.manifest(&content.media_type.clone(), text.into_bytes());
+    let pair = Pair::of(content);
+    spoil(&pair.mirror, &pair.image.layer(3), Wrong::Noise);
+    for command in ["getcap", "verify"] {
+        let said = pair.run(&[command, &pair.source()]).succeeded();
+        assert!(said.stderr.contains(&format!("the mirror {} gave other content", pair.mirror.host())), "{said:#?}");
+        assert!(!said.stdout.contains("not looked at") && !said.stderr.contains("not looked at"), "{said:#?}");
+    }
 }
 
 #[test]
