@@ -52,14 +52,14 @@ pub struct UnreadableLayer {
     pub digest: Digest,
     /// As the manifest has it.
     pub media_type: String,
-    /// Whether the type says so; if not, the content is no tar.
+    /// Whether the type says so, whatever the content is; if not, the content is no tar.
     pub encrypted: bool,
 }
 
 impl fmt::Display for UnreadableLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let UnreadableLayer { number, digest, media_type, encrypted } = self;
-        let what = if *encrypted { "encrypted" } else { "no tar" };
+        let what = if *encrypted { "marked as encrypted" } else { "no tar" };
         write!(f, "layer {number} is {what} ({media_type}, {digest})")
     }
 }
@@ -217,6 +217,21 @@ impl Image {
     pub fn layers(&self) -> Result<Vec<LayerSource>> {
         let pairs = self.manifest.layers.iter().cloned().zip(self.config.diff_ids()?);
         Ok(pairs.map(|(descriptor, diff_id)| LayerSource { descriptor, diff_id }).collect())
+    }
+
+    /// Whether a container engine may run it on Linux: the index or the config says so, or names no system, which containerd
+    /// takes for Linux (`platforms.Normalize`). An artifact with the config of an image, such as a signature by cosign, names
+    /// no architecture either, and has no layer with the type of one.
+    pub fn may_run_on_linux(&self) -> bool {
+        let has_layer = || {
+            let mut kinds = self.manifest.layers.iter().map(Descriptor::kind);
+            kinds.any(|kind| matches!(kind, Kind::Layer { .. } | Kind::Encrypted))
+        };
+        let may_be_linux = |platform: &Platform| match platform.os.as_str() {
+            "" => !platform.architecture.is_empty() || has_layer(),
+            _ => platform.is_linux(),
+        };
+        may_be_linux(&self.platform) || self.config.platform().is_ok_and(|platform| may_be_linux(&platform))
     }
 
     /// The lowest layer that is no tar, going by the media type: what has the type of a layer is one, or is refused where

@@ -40,7 +40,7 @@
 //!   [`kubernetes`]: manifests that run Kong, edited as raw text so that it has ports 80 and 443.
 //! - [`patch`]: the use case. `plan` finds out what would change and makes the new content, `apply` stores it; `record`
 //!   is what a patched image says about itself.
-//! - [`validate`]: re-derives every digest, size and diff ID; compares an image with its base.
+//! - [`validate`]: re-derives digests, sizes and diff IDs; compares an image with its base.
 //! - [`doctor`]: will it start, will it bind: an image and the manifests that run it, followed through the kernel's rules.
 //! - [`sync`]: many images from one file. `spec` is the file, `tasks` is what it comes to, `run` does it.
 //! - [`cli`]: one file for each command. The only module that prints; `main` alone ends the process.

@@ -783,6 +783,17 @@ fn of_one_layer(platform: &str, media_type: &str, bytes: &[u8]) -> Content {
     content
 }
 
+/// The single image with another text in its config.
+fn with_config(mut content: Content, from: &str, to: &str) -> Content {
+    let mut manifest: Value = serde_json::from_slice(content.bytes()).unwrap();
+    let config = String::from_utf8(content.blobs[&content.config()].clone()).unwrap();
+    assert!(config.contains(from), "{config}");
+    let config = content.blob(OCI_CONFIG, config.replace(from, to).into_bytes());
+    manifest["config"] = serde_json::from_str(&config).unwrap();
+    content.manifest(OCI_MANIFEST, manifest.to_string().into_bytes());
+    content
+}
+
 const ENCRYPTED: &str = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
 const WASM: &str = "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm";
 const SIGNATURE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -792,7 +803,7 @@ fn a_layer_that_is_no_tar_is_hashed_and_the_rest_is_proved() {
     let scene = Scene::new();
     let others = [
         ("wasip1/wasm", "wasip1/wasm", WASM, &b"\0asm\x01\0\0\0"[..], "is no tar"),
-        ("linux/arm64", "linux/arm64", ENCRYPTED, &[0xe7; 900], "is encrypted"),
+        ("linux/arm64", "linux/arm64", ENCRYPTED, &[0xe7; 900], "is marked as encrypted"),
         ("/", "unknown platform", SIGNATURE, b"{}", "is no tar"),
     ];
     let mut index = Index::new().platform(&Image::kong().build(), "amd64");
@@ -801,7 +812,7 @@ fn a_layer_that_is_no_tar_is_hashed_and_the_rest_is_proved() {
     }
     let source = scene.source(&index.build());
     let to = scene.reference("dst:1");
-    let said = fails(5, &["linux/arm64: layer 1 is encrypted", ENCRYPTED], ["patch", &source, &to]);
+    let said = fails(5, &["linux/arm64: layer 1 is marked as encrypted", ENCRYPTED], ["patch", &source, &to]);
     assert!(said.hint().unwrap().contains("skopeo copy --decryption-key"), "{said:#?}");
     let said = ok(["patch", &source, &to, "--platform", "linux/amd64"]);
     assert!(!said.stderr.contains(" / "), "{said:#?}");
@@ -824,7 +835,7 @@ fn a_layer_that_is_no_tar_is_hashed_and_the_rest_is_proved() {
     // Only on Linux can the list lack a capability.
     let said = run(["getcap", &to]);
     assert_eq!((said.code, said.stdout.contains("sbin/nginx cap_net_bind_service=ep")), (5, true), "{said:#?}");
-    for told in ["linux/arm64: layer 1 is encrypted", "note: wasip1/wasm: layer 1 is no tar"] {
+    for told in ["linux/arm64: layer 1 is marked as encrypted", "note: wasip1/wasm: layer 1 is no tar"] {
         assert!(said.stderr.contains(told), "{said:#?}");
     }
     ok(["getcap", &to, "--platform", "wasip1/wasm,linux/amd64"]);
@@ -840,7 +851,10 @@ fn a_layer_that_is_no_tar_is_hashed_and_the_rest_is_proved() {
         fails(5, &[digest.as_str()], ["verify", &to, "--base", &source]);
         fs::write(&path, bytes).unwrap();
     }
-    ok(["verify", &to]);
+    let said = run(["verify", &to]);
+    let finding = format!("FINDING: linux/arm64: layer 1 is marked as encrypted ({ENCRYPTED}, ");
+    assert!(said.code == 8 && said.stdout.matches("FINDING").count() == 1, "{said:#?}");
+    assert!(said.stdout.contains(&finding) && said.stdout.contains("): its files were not verified"), "{said:#?}");
 }
 
 #[test]
@@ -864,9 +878,45 @@ fn a_media_type_hides_no_change() {
         base.build().write(&scene.path("base"), "1");
         let said = run(["verify", &changed, "--base", &scene.reference("base:1")]);
         assert!(said.code == 8 && said.stdout.contains(finding), "{media_type}: {said:#?}");
-        ok(["verify", &changed]);
+        let said = run(["verify", &changed]);
+        let unread = said.stdout.contains(": its files were not verified");
+        assert_eq!((said.code, unread), if is_patched { (0, false) } else { (8, true) }, "{media_type}: {said:#?}");
         let said = run(["patch", &changed, &scene.reference("dst:1")]);
         assert_eq!(said.code, if is_patched { 0 } else { 5 }, "{media_type}: {said:#?}");
+    }
+}
+
+#[test]
+fn only_what_runs_on_no_linux_is_verified_unread() {
+    let tar = tar::tar(&[file("opt/evil", elf::amd64())]);
+    let noise = [0xe7; 900];
+    for (platform, media_type, bytes, is_finding) in [
+        ("linux/amd64", ENCRYPTED, &tar[..], true),
+        ("linux/amd64", "application/x", &noise, true),
+        ("Linux/amd64", ENCRYPTED, &noise, true),
+        // Container engines take what names no system for Linux.
+        ("/amd64", SIGNATURE, b"{}", true),
+        ("/", ENCRYPTED, &noise, true),
+        ("/", SIGNATURE, b"{}", false),
+        ("wasip1/wasm", WASM, b"\0asm\x01\0\0\0", false),
+        ("windows/amd64", ENCRYPTED, &noise, false),
+    ] {
+        let scene = Scene::new();
+        let content = of_one_layer(platform, media_type, bytes);
+        let source = scene.source(&content);
+        let context = format!("{platform} {media_type}");
+        let said = run(["verify", &source, "--strict"]);
+        let finding = said.stdout.contains(": its files were not verified");
+        assert_eq!((said.code, finding), if is_finding { (8, true) } else { (0, false) }, "{context}: {said:#?}");
+        ok(["verify", &source, "--base", &source]);
+        let said = run(["getcap", &source]);
+        assert_eq!(said.code, if is_finding { 5 } else { 0 }, "{context}: {said:#?}");
+
+        // An index that says otherwise does not change what its child is by itself.
+        let members = r#","platform":{"os":"wasip1","architecture":"wasm"}"#;
+        Index::new().child(&content, members).build().write(&scene.path("index"), "1");
+        let said = run(["verify", &scene.reference("index:1")]);
+        assert_eq!(said.code, if is_finding { 8 } else { 0 }, "{context}: {said:#?}");
     }
 }
 
@@ -888,4 +938,17 @@ fn a_layer_that_is_served_otherwise_at_first_is_refused() {
         fails(5, &[&layer], [command, &source]);
         ok([command, &source]);
     }
+}
+
+#[test]
+fn linux_is_linux_in_any_case() {
+    let scene = Scene::new();
+    let content = with_config(Image::kong().build(), r#""os":"linux""#, r#""os":"Linux""#);
+    let (source, to) = (scene.source(&content), scene.reference("dst:1"));
+    ok(["patch", &source, &to, "--platform", "linux/amd64"]);
+    prove(&to, &source);
+    let said = ok(["getcap", &to]);
+    assert!(said.stdout.contains(NGINX), "{said:#?}");
+    let said = run(["doctor", &to]);
+    assert!([0, 8].contains(&said.code), "{said:#?}");
 }

@@ -17,7 +17,7 @@ use crate::validate;
 ///
 /// Reads every layer of each platform and looks at the files as a container would see them. If a layer that is marked as
 /// not to be distributed is not there, the others are read, and the exit code is 3. An image with a layer that is no tar,
-/// such as an encrypted one, is passed over; if it is for Linux, the exit code is 5.
+/// such as an encrypted one, is passed over; if it may be for Linux, the exit code is 5.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The image, in any place that capatch --help lists
@@ -64,7 +64,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
             let note = format!("{}: {layer}: its files were not looked at", image.platform);
             common.output().say(&format!("note: {}", printable(&note)));
             // No other system has file capabilities, and so the list lacks none.
-            if image.platform.is_linux() && lacks.is_none() {
+            if image.may_run_on_linux() && lacks.is_none() {
                 lacks = Some(context(layer.error()));
             }
         }

@@ -12,9 +12,10 @@ use crate::oci::reference::Reference;
 use crate::transport::Place;
 use crate::validate::{self, Subject};
 
-/// Re-derive every digest, size and diff ID of an image, and prove that nothing undeclared changed
+/// Re-derive the digests, sizes and diff IDs of an image, and prove that nothing undeclared changed
 ///
-/// Exits with 5 if content does not match, with 8 if something differs from the base that the patch did not declare.
+/// Exits with 5 if content does not match, with 8 if something differs from the base that the patch did not declare, or the
+/// files of an image that may be for Linux could not be looked at.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The image, in any place that capatch --help lists

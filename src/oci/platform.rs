@@ -36,12 +36,13 @@ impl Platform {
 
     /// Its normal form: two that ask for the same are equal.
     pub fn normal(&self) -> Platform {
-        Platform { variant: self.normal_variant().map(str::to_owned), ..self.clone() }
+        let variant = self.normal_variant().map(str::to_owned);
+        Platform { os: self.os.to_ascii_lowercase(), variant, ..self.clone() }
     }
 
     /// Whether an image for `self` is what somebody who asks for `wanted` means.
     pub fn matches(&self, wanted: &Platform) -> bool {
-        self.os == wanted.os
+        self.os.eq_ignore_ascii_case(&wanted.os)
             && self.architecture == wanted.architecture
             && self.normal_variant() == wanted.normal_variant()
             && wanted.os_version.as_ref().is_none_or(|v| self.os_version.as_ref() == Some(v))
@@ -49,7 +50,7 @@ impl Platform {
 
     /// Whether it has file capabilities: no other system does.
     pub fn is_linux(&self) -> bool {
-        self.os == "linux"
+        self.os.eq_ignore_ascii_case("linux")
     }
 
     /// BuildKit's mark for attestation manifests.
@@ -83,12 +84,17 @@ impl FromStr for Platform {
     }
 }
 
+/// A name that may not be there, as containerd shows it.
+fn known(name: &str) -> &str {
+    if name.is_empty() { "unknown" } else { name }
+}
+
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.os.is_empty() && self.architecture.is_empty() {
             return f.write_str("unknown platform");
         }
-        write!(f, "{}/{}", self.os, self.architecture)?;
+        write!(f, "{}/{}", known(&self.os), known(&self.architecture))?;
         if let Some(variant) = self.variant.as_deref().filter(|v| !v.is_empty()) {
             write!(f, "/{variant}")?;
         }
@@ -129,8 +135,20 @@ mod tests {
         {
             assert_eq!(of(one).matches(&of(wanted)), same, "{one:?} {wanted:?}");
         }
-        let nothing = Platform { os: String::new(), architecture: String::new(), ..of(None) };
-        assert_eq!(nothing.to_string(), "unknown platform");
+        let bare =
+            |os: &str, architecture: &str| Platform { os: os.into(), architecture: architecture.into(), ..of(None) };
+        for (os, architecture, shown, is_linux) in [
+            ("", "", "unknown platform", false),
+            ("", "amd64", "unknown/amd64", false),
+            ("linux", "", "linux/unknown", true),
+            ("Linux", "amd64", "Linux/amd64", true),
+            ("linuxkit", "amd64", "linuxkit/amd64", false),
+        ] {
+            let platform = bare(os, architecture);
+            assert_eq!((platform.to_string().as_str(), platform.is_linux()), (shown, is_linux));
+        }
+        let (upper, lower) = (bare("Linux", "amd64"), bare("linux", "amd64"));
+        assert!(upper.matches(&lower) && lower.matches(&upper) && upper.normal() == lower);
         for bad in ["", "linux", "linux/", "/amd64", "linux/amd64/v1/x", "linux/a b", "all"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }

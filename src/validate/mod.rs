@@ -1,5 +1,5 @@
-//! Proof: re-derives every digest, size and diff ID of an image, reads its capabilities back, and compares it with its
-//! base so that anything that the patch did not declare is found.
+//! Proof: re-derives every digest and size of an image, and its diff IDs if its layers are tars, reads its capabilities
+//! back, and compares it with its base so that anything that the patch did not declare is found.
 
 mod base;
 mod data;
@@ -256,9 +256,10 @@ pub async fn verify(
         }
     }
     let is_elsewhere = |image: &Image| image.manifest.layers.iter().any(|layer| elsewhere.contains(&layer.digest));
+    let hashed = unreadable.values().filter(|layer| !layer.encrypted).map(|layer| &layer.digest);
     let is_read = |image: &&Image| !is_elsewhere(image) && !unreadable.contains_key(&image.descriptor.digest);
     let read = images.iter().filter(is_read).flat_map(|image| &image.manifest.layers).map(|layer| &layer.digest);
-    verify_blobs(place, &tree, &elsewhere, &read.collect(), &mut report).await?;
+    verify_blobs(place, &tree, &elsewhere, &read.chain(hashed).collect(), &mut report).await?;
     let base = match base {
         Some(base) => Some(base::Base::load(base).await.map_err(|e| e.context("base"))?),
         None => None,
@@ -304,7 +305,7 @@ async fn elsewhere(place: &Place, tree: &Node) -> Result<Vec<Digest>> {
     Ok(layers)
 }
 
-/// Hashes every blob that is not `elsewhere`, but for those that are `read` as layers, which are hashed then.
+/// Hashes every blob that is not `elsewhere`, but for layers that are `read` before or after this, and are hashed then.
 async fn verify_blobs(
     place: &Place,
     tree: &Node,
@@ -330,7 +331,7 @@ async fn verify_blobs(
 }
 
 /// An image with a layer that is no tar. What nobody can look at is only proved by a manifest that is the base's own: the
-/// media type of a layer is the word of who made the image.
+/// media type of a layer is the word of who made the image, and with it anybody could keep the files of one for Linux unread.
 async fn without_files(
     place: &Place,
     image: &Image,
@@ -342,6 +343,8 @@ async fn without_files(
     let identical = base.is_some_and(|base| base.descriptor.digest == digest);
     if base.is_some() && !identical {
         findings.push(format!("{platform}: {layer}: the files were not compared with the base"));
+    } else if !identical && image.may_run_on_linux() {
+        findings.push(format!("{platform}: {layer}: its files were not verified"));
     }
     if record(place, image).await?.is_some_and(|record| !record.files.is_empty()) {
         findings.push(format!("{platform}: {layer}: the files that were patched could not be looked at"));
