@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use super::output::{Output, Report, check_digestfile, moved, s, would_move, write_digestfile};
+use super::output::{Output, Report, check_digestfile, moved, plural, would_move, write_digestfile};
 use super::{Common, bars, parse_platform, parse_reference};
 use crate::copy::{self, Copied, Memory, Options, Outcome, Referrers, Route};
 use crate::error::{Error, Result};
@@ -154,7 +154,7 @@ fn text(report: &Report<'_, Outcome>) -> String {
 }
 
 fn describe(text: &mut String, copied: &Copied) {
-    let _ = writeln!(text, "{} manifest{}", copied.manifests, s(copied.manifests));
+    let _ = writeln!(text, "{} manifest{}", copied.manifests, plural(copied.manifests));
     list(text, &copied.referrers);
 }
 

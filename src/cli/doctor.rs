@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::k8s::OFFICIAL;
-use super::output::s;
+use super::output::plural;
 use super::patch::profiles;
 use super::{Common, Opened, bars, explain, input, parse_platform, parse_reference};
 use crate::doctor::manifest::{self, Found};
@@ -108,7 +108,7 @@ async fn examine(reference: &Reference, arguments: &Arguments, common: &Common) 
         0 => Ok(()),
         count => Err(Error::new(
             Kind::Findings,
-            format!("{count} finding{} that break{} it", s(count), if count == 1 { "s" } else { "" }),
+            format!("{count} finding{} that break{} it", plural(count), if count == 1 { "s" } else { "" }),
         )
         .context(reference)),
     }

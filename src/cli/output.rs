@@ -111,8 +111,8 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// What makes a noun that many.
-pub(super) fn s(count: usize) -> &'static str {
+/// The ending of a noun of which there are `count`.
+pub(super) fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 

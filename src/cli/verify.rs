@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::output::{bytes, s};
+use super::output::{bytes, plural};
 use super::{Common, bars, parse_reference};
 use crate::error::{Error, Kind, Result, printable};
 use crate::image;
@@ -67,7 +67,7 @@ pub(super) async fn run(arguments: &Arguments, common: &Common) -> Result<()> {
     common.output().result(&report, &text(&report))?;
     match findings {
         0 => Ok(()),
-        _ => Err(Error::new(Kind::Findings, format!("{reference}: {findings} finding{}", s(findings)))),
+        _ => Err(Error::new(Kind::Findings, format!("{reference}: {findings} finding{}", plural(findings)))),
     }
 }
 
@@ -77,7 +77,8 @@ fn text(report: &Report) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{} {digest}", report.image);
-    let (manifests, blobs) = (format!("{manifests} manifest{}", s(*manifests)), format!("{blobs} blob{}", s(*blobs)));
+    let (manifests, blobs) =
+        (format!("{manifests} manifest{}", plural(*manifests)), format!("{blobs} blob{}", plural(*blobs)));
     let _ = writeln!(text, "{manifests} and {blobs} ({}) match their digests and sizes", bytes(*size));
     for image in images {
         let _ = writeln!(text, "{}", printable(&image.platform));

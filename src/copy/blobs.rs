@@ -143,11 +143,6 @@ impl Mover {
     }
 }
 
-/// Whether this is a layer that may not be distributed.
-pub fn is_foreign(blob: &Descriptor) -> bool {
-    blob.is_foreign_layer()
-}
-
 /// Which of `blobs` stay where they are when an image goes to `to`, each once: layers that may not be distributed, unless
 /// `foreign_layers`.
 ///

@@ -8,7 +8,7 @@ mod memory;
 mod referrers;
 mod select;
 
-pub use blobs::{Moved, Mover, blobs_of, is_foreign, left_out};
+pub use blobs::{Moved, Mover, blobs_of, left_out};
 pub use image::{Copied, Options, Outcome, Route, image};
 pub use manifests::{Tag, can_be_replaced, copy_manifests, trust_once};
 pub use memory::Memory;

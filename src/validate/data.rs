@@ -18,10 +18,7 @@ pub(super) fn findings(tree: &Node) -> Vec<String> {
     for node in tree.nodes().into_iter().filter(|node| seen.insert(&node.descriptor().digest)) {
         let place = &node.descriptor().digest;
         let (children, subject) = match node {
-            Node::Manifest(_, manifest, _) => {
-                let children: Vec<_> = std::iter::once(&manifest.config).chain(&manifest.layers).collect();
-                (children, manifest.subject())
-            }
+            Node::Manifest(_, manifest, _) => (manifest.blobs().collect::<Vec<_>>(), manifest.subject()),
             Node::Index(_, index, ..) => (index.manifests.iter().collect(), index.subject()),
         };
         for descriptor in children.into_iter().chain(&subject) {

@@ -15,7 +15,7 @@ use crate::archive::entry::Kind as EntryKind;
 use crate::archive::path;
 use crate::blob::VerifiedReader;
 use crate::capability::{FileCapabilities, XATTR};
-use crate::copy::{blobs_of, is_foreign};
+use crate::copy::blobs_of;
 use crate::error::{Error, Result, printable};
 use crate::image::{self, Image, Node, UnreadableLayer};
 use crate::layer::lookup::LayerSource;
@@ -141,7 +141,7 @@ pub async fn capabilities(
         return Ok(Capabilities { files: Vec::new(), left_out, unreadable });
     }
     for layer in image.layers()? {
-        match is_foreign(&layer.descriptor) && !place.has_blob(&layer.descriptor).await? {
+        match layer.descriptor.is_foreign_layer() && !place.has_blob(&layer.descriptor).await? {
             true => left_out.push(layer.descriptor.digest),
             false => layers.push(layer),
         }
@@ -297,7 +297,7 @@ pub async fn verify(
 /// The layers that are only where their `urls` say, in order, each once: the files of their images cannot be looked at.
 async fn elsewhere(place: &Place, tree: &Node) -> Result<Vec<Digest>> {
     let mut layers = Vec::new();
-    for blob in blobs_of(tree).iter().filter(|blob| is_foreign(blob)) {
+    for blob in blobs_of(tree).iter().filter(|blob| blob.is_foreign_layer()) {
         if !layers.contains(&blob.digest) && !place.has_blob(blob).await? {
             layers.push(blob.digest.clone());
         }
