@@ -7,6 +7,7 @@ mod common;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -33,15 +34,21 @@ fn content(length: u64) -> Vec<u8> {
     (0..length.div_ceil(8)).flat_map(|_| next()).take(length as usize).collect()
 }
 
-fn repository(registry: &Registry) -> Repository {
-    let options = Options {
+fn options() -> Options {
+    Options {
         registries_conf: Some("/dev/null".into()),
         hosts_dir: Some("/dev/null".into()),
         retry_base: Duration::from_millis(1),
         ..Options::default()
-    };
-    let name = reference::Repository { registry: registry.host(), path: "a".into() };
-    Client::new(options).unwrap().repository(&name).unwrap()
+    }
+}
+
+fn repository_of(client: &Client, registry: &Registry) -> Repository {
+    client.repository(&reference::Repository { registry: registry.host(), path: "a".into() }).unwrap()
+}
+
+fn repository(registry: &Registry) -> Repository {
+    repository_of(&Client::new(options()).unwrap(), registry)
 }
 
 async fn push(registry: &Registry, bytes: &[u8]) -> Result<Pushed> {
@@ -138,10 +145,10 @@ async fn what_changed_in_between_is_never_completed() {
     let registry = Registry::start();
     let bytes = Bytes::from(content(12 * MIB));
     let descriptor = Descriptor::new("x", Digest::of(&bytes), bytes.len() as u64).unwrap();
-    let times = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let times = std::sync::Arc::new(AtomicUsize::new(0));
     let source = bytes.clone();
     let content = capatch::transport::Content::elsewhere("from", move |offset| {
-        let first = times.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+        let first = times.fetch_add(1, Ordering::SeqCst) == 0;
         let mut rest = source[offset as usize..].to_vec();
         if !first {
             *rest.last_mut().unwrap() ^= 1;
@@ -258,6 +265,104 @@ fn a_stop_signal_cancels_what_the_next_run_will_not_go_on_with() {
         let before = registry.received();
         start(killed.copy(&registry)).succeeded();
         assert_eq!(registry.received() - before, 3 * MIB + 2, "{:?}", sent(&registry));
+    }
+}
+
+// faults.md E29
+#[test]
+fn a_run_that_fails_cancels_what_the_next_will_not_go_on_with() {
+    let (scene, registry) = (Scene::new(), Registry::start());
+    let mut image = Content::default();
+    let config = image.blob("application/vnd.oci.image.config.v1+json", b"{}".to_vec());
+    let layers = [9 * MIB, 7, 8].map(|size| image.blob("application/octet-stream", content(size)).to_string());
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":"x/y","config":{config},"layers":[{}]}}"#,
+        layers.join(",")
+    );
+    image.manifest("application/vnd.oci.image.manifest.v1+json", manifest.into_bytes());
+    registry.cut_uploads([Cut::Silent(5 * MIB)]);
+    let (begun, answered) = (registry.clone(), std::sync::Arc::new(AtomicUsize::new(0)));
+    let answers = answered.clone();
+    registry.fault(move |r, _| match r.body.len() {
+        _ if r.method == "DELETE" => {
+            std::thread::sleep(Duration::from_millis(300));
+            answers.fetch_add(1, Ordering::SeqCst);
+            None
+        }
+        _ if !r.is("PUT", "/blobs/uploads/") => None,
+        2 => {
+            begun.wait_for_cuts();
+            while begun.count("PUT", "/blobs/uploads/") < 4 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Some(Reply::error(403, "DENIED"))
+        }
+        _ => Some(Reply::new(201).ending(Ending::Silent)),
+    });
+    let mut command = capatch(["copy", &scene.source(&image), &format!("{}/a:1", registry.host())]);
+    command.env("XDG_STATE_HOME", scene.path("state"));
+    start(command).failed(4, &["DENIED"]);
+    let log = registry.log();
+    let sessions = |of: &dyn Fn(&Request) -> bool| {
+        let mut paths: Vec<_> = log.iter().filter(|r| of(r)).map(|r| r.path.clone()).collect();
+        paths.sort();
+        paths
+    };
+    let cancelled = sessions(&|r| r.method == "DELETE");
+    assert_eq!(cancelled, sessions(&|r| r.method == "PUT" && r.body.len() < 9), "{:?}", registry.lines());
+    assert_eq!(cancelled.len(), 3, "what has arrived of the large one is kept");
+    assert_eq!(answered.load(Ordering::SeqCst), 3, "it ends when they are cancelled");
+}
+
+// faults.md E29
+#[tokio::test]
+async fn uploads_are_cancelled_that_came_to_nothing_and_no_others() {
+    let bytes = content(9 * MIB);
+    for (name, length, cancelled) in
+        [("lost", 9, 1), ("only its answer was lost", 9, 0), ("not in the journal", 9 * MIB, 2)]
+    {
+        let (registry, state) = (Registry::start(), tempfile::tempdir().unwrap());
+        let journal = state.path().join("uploads");
+        let options = Options { journal_dir: Some(journal.clone()), ..options() };
+        let client = Client::new(options).unwrap();
+        let bytes = &bytes[..length as usize];
+        let descriptor = Descriptor::new("x", Digest::of(bytes), length).unwrap();
+        registry.fault(move |r, answer| match r.method.as_str() {
+            "PUT" if name == "lost" && r.path.ends_with("/1") => Some(Reply::new(201).ending(Ending::Dropped)),
+            "PUT" if length == 9 => {
+                answer();
+                Some(Reply::new(201).ending(Ending::Dropped))
+            }
+            // That session is at its end too.
+            "PUT" => Some(Reply::new(413)),
+            "PATCH" if r.header("content-range").is_some_and(|range| range.starts_with("0-")) => {
+                std::fs::remove_dir_all(&journal).unwrap();
+                None
+            }
+            "PATCH" => Some(Reply::new(202).ending(Ending::Silent)),
+            _ => None,
+        });
+        let repository = repository_of(&client, &registry);
+        let source = capatch::blob::Spool::from_reader(&mut std::io::Cursor::new(bytes)).unwrap().into();
+        {
+            let push = repository.push_blob(&descriptor, &source, None);
+            let hangs = async {
+                while registry.count("PATCH", "/uploads/") < 2 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::select! {
+                pushed = push => assert_eq!(pushed.unwrap(), Pushed::Uploaded, "{name}"),
+                () = hangs => {}
+            }
+        }
+        client.wait_for_cancels().await;
+        let lines = registry.lines();
+        assert_eq!(
+            (registry.count("DELETE", "/uploads/"), registry.open_uploads()),
+            (cancelled, 0),
+            "{name}: {lines:?}"
+        );
     }
 }
 

@@ -137,7 +137,7 @@ struct Common {
     /// The namespace in containerd; Kubernetes uses k8s.io [default: CONTAINERD_NAMESPACE or default]
     #[arg(long, global = true, value_name = "NAME", help_heading = "Engines")]
     containerd_namespace: Option<String>,
-    /// Whose uploads are cancelled by a signal.
+    /// Whose unfinished uploads are cancelled at the end.
     #[arg(skip)]
     registries: OnceLock<Client>,
 }
@@ -280,20 +280,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             error = stopped() => Err(error),
         }
     });
-    let is_stopped = result.as_ref().is_err_and(|error| matches!(error.kind(), Kind::Stopped(_)));
-    wind_up(runtime, common.registries.get().filter(|_| is_stopped).cloned());
+    wind_up(runtime, common.registries.get().cloned());
     result
 }
 
-/// Ends what still works. There is time to cancel `uploads` and for threads to remove their temporary files, and no more;
-/// none if another signal comes (faults.md G3).
-fn wind_up(runtime: tokio::runtime::Runtime, uploads: Option<Client>) {
+/// Ends what still works. There is time to cancel the uploads of `registries` and for threads to remove their temporary
+/// files, and no more; none if a signal comes (faults.md G3).
+fn wind_up(runtime: tokio::runtime::Runtime, registries: Option<Client>) {
     const TIME: Duration = Duration::from_secs(2);
     let (over, end) = tokio::sync::oneshot::channel();
     let ending = std::thread::Builder::new().spawn(move || {
         let begin = Instant::now();
-        if let Some(registries) = uploads {
-            runtime.block_on(registries.cancel_uploads());
+        if let Some(registries) = registries {
+            runtime.block_on(registries.wait_for_cancels());
         }
         runtime.shutdown_timeout(TIME.saturating_sub(begin.elapsed()));
         let _ = over.send(());

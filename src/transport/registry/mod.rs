@@ -38,6 +38,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use url::{Host, Url};
 
 use self::endpoint::Endpoint;
@@ -130,8 +131,8 @@ struct Shared {
     unreachable: Mutex<HashSet<String>>,
     /// Blobs for which a mirror gave other content, and its `HOST:PORT`.
     wrong: Mutex<HashSet<(Digest, String)>>,
-    /// Uploads that were dropped before their end.
-    abandoned: Mutex<Vec<upload::Abandoned>>,
+    /// Uploads that are being cancelled.
+    cancels: Mutex<JoinSet<()>>,
 }
 
 /// Which way a blob goes.
@@ -198,7 +199,7 @@ impl Client {
             schemes: Mutex::default(),
             unreachable: Mutex::default(),
             wrong: Mutex::default(),
-            abandoned: Mutex::default(),
+            cancels: Mutex::default(),
         })))
     }
 
@@ -212,10 +213,10 @@ impl Client {
         repository.endpoints(None).map(|_| repository)
     }
 
-    /// Cancels the uploads whose future was dropped before their end, in 2 seconds at most: best effort, for registries
-    /// forget them too. What the journal has is left for the next run.
-    pub async fn cancel_uploads(&self) {
-        upload::cancel_abandoned(&self.0).await;
+    /// Waits until the uploads that came to nothing are cancelled, 2 seconds at most: best effort, for registries forget
+    /// them too. Cancelling begins by itself when a future is dropped; what the journal has is left for the next run.
+    pub async fn wait_for_cancels(&self) {
+        upload::wait_for_cancels(&self.0).await;
     }
 
     /// What went over the network so far.

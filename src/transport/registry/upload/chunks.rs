@@ -37,9 +37,7 @@ pub(super) async fn send(
             Sent::Done => session.offset = end,
             other => return Ok(other),
         }
-        if let Some(entry) = journal {
-            entry.keep(&session.url);
-        }
+        session.keep(journal);
     }
     upload.close(session).await
 }

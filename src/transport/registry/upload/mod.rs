@@ -22,7 +22,7 @@ use url::Url;
 #[cfg(fuzzing)]
 pub(super) use self::chunks::taken;
 pub(super) use self::journal::Journal;
-pub(super) use self::session::{Abandoned, cancel_abandoned};
+pub(super) use self::session::wait_for_cancels;
 
 use self::hashed::Hashed;
 use self::journal::Entry;
@@ -128,7 +128,7 @@ impl Upload<'_> {
         if let Some(earlier) = self.earlier(journal.as_ref()).await
             && let Some(mut other) = session.replace(earlier)
         {
-            other.cancel(&self.repository).await;
+            other.cancel().await;
         }
         self.deliver(session, journal.as_ref()).await?;
         if let Some(entry) = journal {
@@ -147,16 +147,14 @@ impl Upload<'_> {
                 None => self.start().await?,
             };
             let begun = open.offset;
-            if journal.is_some_and(|entry| entry.keep(&open.url)) {
-                open.release();
-            }
+            open.keep(journal);
             let sent = match way.in_pieces {
                 true => chunks::send(self, &mut open, way.length, journal).await,
                 false => self.whole(&mut open).await,
             };
             let error = match sent {
                 Ok(Sent::Done) => {
-                    open.release();
+                    open.ended();
                     return Ok(());
                 }
                 Ok(Sent::Refused(refusal)) => {
@@ -194,6 +192,7 @@ impl Upload<'_> {
             failures += 1;
             // The answer may have been lost after the blob was stored (faults.md E16).
             if matches!(self.repository.has_blob(self.descriptor).await, Ok(true)) {
+                open.ended();
                 return Ok(());
             }
             if failures >= TRIES {
@@ -202,7 +201,12 @@ impl Upload<'_> {
             // A proxy that cuts long requests lets short ones through.
             way.in_pieces |= failures >= 3;
             tokio::time::sleep(retry::backoff(self.shared().options.retry_base, failures)).await;
-            session = if way.resumes { self.reached(open).await } else { None };
+            session = if way.resumes {
+                self.reached(open).await
+            } else {
+                open.abandon();
+                None
+            };
             let offset = session.as_ref().map_or(0, |open| open.offset);
             if offset >= begun + PROGRESS {
                 failures = 0;
@@ -224,7 +228,7 @@ impl Upload<'_> {
         let home = Url::parse(&self.repository.home.to_string()).ok()?;
         // A file may say anything: it is held to the same rules as a registry's answer.
         let session = match self.allowed(&home, &url).await {
-            Ok(()) => self.reached(Session::journaled(url)).await,
+            Ok(()) => self.reached(Session::journaled(url, &self.repository)).await,
             Err(error) => {
                 tracing::debug!("{}: the journal is not followed: {error}", self.what);
                 None
@@ -241,7 +245,7 @@ impl Upload<'_> {
     async fn reached(&self, mut session: Session) -> Option<Session> {
         let offset = chunks::status(self, &mut session.url).await.ok().flatten()?;
         if !(PROGRESS..=self.descriptor.size).contains(&offset) {
-            session.cancel(&self.repository).await;
+            session.cancel().await;
             return None;
         }
         session.offset = offset;
@@ -359,7 +363,7 @@ impl Upload<'_> {
         if let Some(entry) = journal {
             entry.forget();
         }
-        session.cancel(&self.repository).await;
+        session.cancel().await;
     }
 }
 
