@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::bug::report_panic;
 use self::output::{Output, given};
@@ -35,6 +36,9 @@ use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::transport::registry::{Client, Options};
 use crate::transport::{LOCK_TIMEOUT, Place, Root, Transports, containerd};
+
+/// A file would become larger than `ulimit -f` allows: the number everywhere but on MIPS and PA-RISC (signal(7)).
+const SIGXFSZ: i32 = 25;
 
 const ABOUT: &str =
     "Set a Linux file capability on a program inside an OCI image that already exists, and publish the result.";
@@ -263,6 +267,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .build()
         .map_err(|e| Error::io("cannot start", &e))?;
     let result = runtime.block_on(async {
+        // Else it ends the process; once there is a handler, writing fails instead (signal(7), setrlimit(2); faults.md F11).
+        let _ = signal(SignalKind::from_raw(SIGXFSZ));
         let work = async {
             match &arguments.command {
                 Command::Patch(command) => patch::run(command, common).await,
@@ -313,7 +319,6 @@ fn wind_up(runtime: tokio::runtime::Runtime, registries: Option<Client>) {
 
 /// Waits for a signal that asks us to stop. The destination tag moves in one last request, so it has moved or it has not.
 async fn stopped() -> Error {
-    use tokio::signal::unix::{SignalKind, signal};
     let received = |kind: SignalKind| async move {
         if is_ignored(kind) {
             return None;
@@ -330,7 +335,7 @@ async fn stopped() -> Error {
 
 /// Whether we were started so that this signal stops nothing, as by nohup(1) or as a script's background job:
 /// proc_pid_status(5).
-fn is_ignored(kind: tokio::signal::unix::SignalKind) -> bool {
+fn is_ignored(kind: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
