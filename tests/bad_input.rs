@@ -1100,6 +1100,17 @@ fn a_result_that_cannot_be_reported_is_an_error_though_it_is_there() {
 }
 
 #[test]
+fn a_version_that_cannot_be_printed_is_an_error_as_data() {
+    let mut command = Command::new("strace");
+    command.args(["-qq", "-o", "/dev/null", "-e", "trace=write", "-e", "inject=write:error=ENOSPC:when=1"]);
+    command.args([env!("CARGO_BIN_EXE_capatch"), "--json", "--version"]);
+    let said = start(command);
+    assert!(said.code == 1 && said.stderr.contains("cannot write the result to stdout"), "{said:#?}");
+    let data: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert!(data["error"]["message"].as_str().unwrap().contains("cannot write the result"), "{said:#?}");
+}
+
+#[test]
 fn help_and_version_are_no_errors_and_nothing_is_a_usage_error() {
     assert!(ok(["--help"]).stdout.contains("Exit codes"));
     assert!(ok(["--version"]).stdout.starts_with("capatch "));

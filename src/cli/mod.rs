@@ -232,7 +232,7 @@ pub fn parse() -> Result<Arguments, ExitCode> {
             return match output::written(printed) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    Output { json: false, quiet: false, piped: false }.error(&error);
+                    Output { json: given("--json"), quiet: false, piped: false }.error(&error);
                     ExitCode::from(error.kind().exit_code())
                 }
             };
