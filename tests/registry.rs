@@ -1557,7 +1557,8 @@ async fn tags_come_in_pages() {
 
     let elsewhere = Registry::start();
     let with_login = format!("http://user:{SECRET}@{}/v2/x/tags/list?last=b", registry.host());
-    for link in ["/v2/x/tags/list", &elsewhere.url("/v2/x/tags/list"), "http://169.254.169.254/", &with_login] {
+    let other = elsewhere.url("/v2/x/tags/list");
+    for link in ["/v2/x/tags/list", &other, "http://169.254.169.254/", &with_login, "http://["] {
         let link = link.to_owned();
         let to = link.clone();
         registry.fault(move |r, _| Some(page(r#"{"tags":[]}"#, (r.query("last").is_none()).then_some(&to))));

@@ -87,7 +87,7 @@ pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
 }
 
 /// Where `Link` says that the next page is.
-pub fn next_page(headers: &HeaderMap, request: &Url) -> Option<Url> {
+pub fn next_page(headers: &HeaderMap, request: &Url) -> Result<Option<Url>> {
     pages::next(headers, request)
 }
 

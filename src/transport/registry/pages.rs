@@ -11,7 +11,7 @@ use url::Url;
 use super::endpoint::Endpoint;
 use super::http::{self, Outcome, Request};
 use super::manifest;
-use super::origin::{Origin, allow_hop, redacted};
+use super::origin::{Origin, allow_hop, join, redacted};
 use super::refusal::Refusal;
 use crate::error::{Error, Result};
 use crate::oci::descriptor::Descriptor;
@@ -120,7 +120,7 @@ async fn walk(
         if !page(&headers, &body)? {
             return Ok(None);
         }
-        let Some(next) = next(&headers, &request.url) else { return Ok(None) };
+        let Some(next) = next(&headers, &request.url).map_err(|e| e.context(what))? else { return Ok(None) };
         allow_hop(&request.url, &next, http::reach(shared, &repository.home).await).map_err(|e| e.context(what))?;
         if Origin::of(&next)? != repository.home {
             return Err(Error::content(format!("{what}: goes on at another host, {}: refused", redacted(&next))));
@@ -130,24 +130,40 @@ async fn walk(
     Err(Error::content(format!("{what}: the pages go in a circle")))
 }
 
-/// Where the next page is: `Link: <URL>; rel="next"` (RFC 8288).
-pub(super) fn next(headers: &HeaderMap, request: &Url) -> Option<Url> {
-    headers.get_all(LINK).iter().filter_map(|value| std::str::from_utf8(value.as_bytes()).ok()).find_map(|value| {
-        let mut rest = value;
-        while let Some((_, link)) = rest.split_once('<') {
-            let (target, parameters) = link.split_once('>')?;
-            let parameters = parameters.split('<').next().unwrap_or_default();
-            let is_next = parameters.split([';', ',']).filter_map(|p| p.split_once('=')).any(|(name, value)| {
-                // A list of relations, whatever their case (RFC 8288 §3.3).
-                name.trim().eq_ignore_ascii_case("rel")
-                    && value.trim().trim_matches('"').split_ascii_whitespace().any(|r| r.eq_ignore_ascii_case("next"))
-            });
-            if is_next {
-                return request.join(target).ok();
-            }
-            rest = &link[target.len() + 1..];
+/// Where the next page is: `Link: <URL>; rel="next"` (RFC 8288). What may name it and cannot be read is an error: without it
+/// the list would end too soon.
+pub(super) fn next(headers: &HeaderMap, request: &Url) -> Result<Option<Url>> {
+    for value in headers.get_all(LINK) {
+        let malformed = || Error::content(format!("malformed Link: {}", String::from_utf8_lossy(value.as_bytes())));
+        let mut links = split_unquoted(value.as_bytes(), b"<");
+        if links.next().is_some_and(|before| !before.trim_ascii().is_empty()) {
+            return Err(malformed());
         }
-        None
+        for link in links {
+            let end = link.iter().position(|byte| *byte == b'>').ok_or_else(malformed)?;
+            let (target, parameters) = link.split_at(end);
+            if split_unquoted(parameters, b">;,").any(is_rel_next) {
+                return join(request, target).map(Some).ok_or_else(malformed);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a parameter of a link has `next` in its list of relations, whatever its case (RFC 8288 §3.3).
+fn is_rel_next(parameter: &[u8]) -> bool {
+    String::from_utf8_lossy(parameter).split_once('=').is_some_and(|(name, value)| {
+        name.trim().eq_ignore_ascii_case("rel")
+            && value.trim().trim_matches('"').split_ascii_whitespace().any(|r| r.eq_ignore_ascii_case("next"))
+    })
+}
+
+/// What is between the `separators` that are in no quoted string.
+fn split_unquoted<'a>(text: &'a [u8], separators: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let mut quoted = false;
+    text.split(move |byte| {
+        quoted ^= *byte == b'"';
+        !quoted && separators.contains(byte)
     })
 }
 
@@ -158,23 +174,29 @@ mod tests {
     #[test]
     fn links_to_the_next_page() {
         for (value, expected) in [
-            ("</v2/a/tags/list?last=x&n=2>; rel=\"next\"", Some("https://r.io/v2/a/tags/list?last=x&n=2")),
-            ("<https://r.io/x>;rel=next", Some("https://r.io/x")),
-            ("<tags/list?last=x>; title=\"a\"; REL=Next", Some("https://r.io/v2/a/tags/tags/list?last=x")),
-            ("</a>; rel=prev, </b>; rel=\"next\"", Some("https://r.io/b")),
-            ("</b>; rel=\"prev next\"", Some("https://r.io/b")),
-            ("</b>; rel=\" NEXT  last\"", Some("https://r.io/b")),
-            ("</a>; rel=prev", None),
-            ("</a>; rel=\"prev nextish\"", None),
-            ("</a>", None),
-            ("/a; rel=next", None),
-            ("</a; rel=next", None),
-            ("", None),
+            (&b"</v2/a/tags/list?last=x&n=2>; rel=\"next\""[..], Ok("https://r.io/v2/a/tags/list?last=x&n=2")),
+            (b"<https://r.io/x>;rel=next", Ok("https://r.io/x")),
+            (b"<tags/list?last=x>; title=\"a\"; REL=Next", Ok("https://r.io/v2/a/tags/tags/list?last=x")),
+            (b"</a>; rel=prev, </b>; rel=\"next\"", Ok("https://r.io/b")),
+            (b"</b>; rel=\"prev next\"", Ok("https://r.io/b")),
+            (b"</b>; rel=\" NEXT  last\"", Ok("https://r.io/b")),
+            (b"</a>; title=\"<, rel=next\"; rel=prev, </b>; rel=next", Ok("https://r.io/b")),
+            (b"</b?n=\xe9>; rel=\"next\"", Ok("https://r.io/b?n=%E9")),
+            (b"</a>; rel=prev", Ok("")),
+            (b"</a>; rel=\"prev nextish\"", Ok("")),
+            (b"</a>", Ok("")),
+            (b"", Ok("")),
+            (b"<http://[>; rel=prev", Ok("")),
+            (b"<http://[>; rel=next", Err("malformed Link: <http://[>; rel=next")),
+            (b"/a; rel=next", Err("malformed Link: /a; rel=next")),
+            (b"</a; rel=next", Err("malformed Link: </a; rel=next")),
+            (b"</a>; rel=prev, </b; rel=next", Err("malformed Link: </a>; rel=prev, </b; rel=next")),
         ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(LINK, HeaderValue::from_static(value));
+            let headers = HeaderMap::from_iter([(LINK, HeaderValue::from_bytes(value).unwrap())]);
             let request = Url::parse("https://r.io/v2/a/tags/list").unwrap();
-            assert_eq!(next(&headers, &request).as_ref().map(Url::as_str), expected, "{value}");
+            let found = next(&headers, &request).map_err(|e| e.to_string());
+            let found = found.as_ref().map(|next| next.as_ref().map_or("", Url::as_str)).map_err(String::as_str);
+            assert_eq!(found, expected);
         }
     }
 }
