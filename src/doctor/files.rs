@@ -79,13 +79,13 @@ impl<'a> Files<'a> {
     }
 
     /// What is at `path`, symbolic links followed.
-    pub(super) fn kind(&mut self, path: &str) -> Result<Option<Kind>> {
+    pub(super) fn kind(&mut self, path: &(impl AsRef<[u8]> + ?Sized)) -> Result<Option<Kind>> {
         Ok(self.entry(path)?.map(|entry| entry.kind))
     }
 
     /// The metadata of what is at `path`, symbolic links followed.
-    pub(super) fn entry(&mut self, path: &str) -> Result<Option<Entry>> {
-        match self.stack.entry(path.as_bytes()) {
+    pub(super) fn entry(&mut self, path: &(impl AsRef<[u8]> + ?Sized)) -> Result<Option<Entry>> {
+        match self.stack.entry(path.as_ref()) {
             Ok(entry) => Ok(Some(entry)),
             Err(FindError::Layer(error)) => Err(error),
             Err(_) => Ok(None),

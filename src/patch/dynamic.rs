@@ -21,8 +21,8 @@ const DT_RUNPATH: u64 = 29;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Dynamic {
     /// The dynamic linker.
-    pub interpreter: Option<String>,
-    /// `DT_RUNPATH` and `DT_RPATH`, as written.
+    pub interpreter: Option<Vec<u8>>,
+    /// `DT_RUNPATH` and `DT_RPATH`, lossy where the bytes are no UTF-8.
     pub run_paths: Vec<String>,
 }
 
@@ -41,9 +41,9 @@ struct Segment {
 
 /// The absolute path of the dynamic linker, which the kernel executes; nothing if the program is static or names another
 /// path, or if the file is no ELF file that keeps to the rules so far.
-pub(crate) fn interpreter(content: &Spool) -> Option<String> {
+pub(crate) fn interpreter(content: &Spool) -> Option<Vec<u8>> {
     let elf = Elf::open(content)?;
-    elf.interpreter(&elf.segments()?).filter(|path| path.starts_with('/'))
+    elf.interpreter(&elf.segments()?).filter(|path| path.starts_with(b"/"))
 }
 
 /// Reads it; nothing if the file is no ELF file, or one that does not keep to the rules.
@@ -69,7 +69,7 @@ pub(crate) fn dynamic(content: &Spool) -> Option<Dynamic> {
     })?;
     let table = load.offset.checked_add(table - load.address)?;
     for (_, at) in entries.iter().filter(|(tag, _)| matches!(*tag, DT_RPATH | DT_RUNPATH)) {
-        found.run_paths.push(elf.text(table.checked_add(*at)?)?);
+        found.run_paths.push(String::from_utf8_lossy(&elf.text(table.checked_add(*at)?)?).into_owned());
     }
     Some(found)
 }
@@ -81,7 +81,7 @@ impl<'a> Elf<'a> {
         head.starts_with(b"\x7fELF").then(|| Elf { content, wide: head[4] == 2, little: head[5] == 1 })
     }
 
-    fn interpreter(&self, segments: &[Segment]) -> Option<String> {
+    fn interpreter(&self, segments: &[Segment]) -> Option<Vec<u8>> {
         self.text(segments.iter().find(|segment| segment.kind == PT_INTERP)?.offset)
     }
 
@@ -92,11 +92,12 @@ impl<'a> Elf<'a> {
     }
 
     /// A text that ends with NUL.
-    fn text(&self, offset: u64) -> Option<String> {
+    fn text(&self, offset: u64) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         self.content.reader(offset).take(MAX_TEXT).read_to_end(&mut bytes).ok()?;
         let end = bytes.iter().position(|byte| *byte == 0)?;
-        Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
+        bytes.truncate(end);
+        Some(bytes)
     }
 
     fn number(&self, bytes: &[u8]) -> u64 {
@@ -165,10 +166,11 @@ pub(crate) mod tests {
         let elf = program(&[(1, b"xabc\0$ORIGIN/../lib\0"), (2, &dynamic_section), (3, b"/lib/ld-musl-x86_64.so.1\0")]);
         let read = |bytes: &[u8]| dynamic(&Spool::from_reader(&mut &bytes[..]).unwrap());
         let found = read(&elf).unwrap();
-        assert_eq!(found.interpreter.as_deref(), Some("/lib/ld-musl-x86_64.so.1"));
+        assert_eq!(found.interpreter.as_deref(), Some(&b"/lib/ld-musl-x86_64.so.1"[..]));
         assert_eq!(found.run_paths, ["$ORIGIN/../lib"]);
         let linker = |bytes: &[u8]| interpreter(&Spool::from_reader(&mut &bytes[..]).unwrap());
         assert_eq!(linker(&elf), found.interpreter);
+        assert_eq!(linker(&program(&[(3, b"/lib/ld\xe9.so\0")])).as_deref(), Some(&b"/lib/ld\xe9.so"[..]));
         assert_eq!(read(&program(&[(1, b"x")])), Some(Dynamic::default()));
         let long = |length| [&b"/".repeat(length)[..], &[0]].concat();
         for (text, known) in

@@ -93,10 +93,11 @@ pub(super) fn patch_files(
         warn(&found, &path, image, before.as_ref(), after.as_ref(), &mut result.warnings)?;
         if after.is_some()
             && let Some(linker) = dynamic::interpreter(&found.content)
-            && stack.lacks(linker.as_bytes())
+            && stack.lacks(&linker)
         {
             result.warnings.push(format!(
-                "{path} starts only if its dynamic linker {linker}, which the image does not have, is mounted"
+                "{path} starts only if its dynamic linker {}, which the image does not have, is mounted",
+                String::from_utf8_lossy(&linker)
             ));
         }
         let before_value = found.entry.xattrs.get(XATTR.as_bytes());

@@ -139,11 +139,12 @@ impl Follower<'_, '_> {
 
     /// How the execution of a program ends whose dynamic linker is not there: the kernel executes that one (faults.md H8).
     fn without_linker(&mut self, path: &str, program: &Found, env: &Env, place: &str) -> Result<Option<End>> {
-        let Some(linker) = dynamic::interpreter(&program.content) else { return Ok(None) };
+        let Some(written) = dynamic::interpreter(&program.content) else { return Ok(None) };
+        let linker = String::from_utf8_lossy(&written);
         if let Some(end) = self.mounted(&linker, env, place) {
             return Ok(Some(end));
         }
-        if self.image.files.kind(&linker)?.is_some() {
+        if self.image.files.kind(&written)?.is_some() {
             return Ok(None);
         }
         if self.made.iter().any(|file| is_at_or_below(&linker, file)) {
