@@ -177,7 +177,7 @@ pub fn temporary_error(error: &io::Error) -> Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => None,
             _ => told.hint_text(),
         };
-        Error::failed(told.to_string()).hint(hint.unwrap_or("set TMPDIR to a directory with space"))
+        Error::failed(told.to_string()).hint(hint.unwrap_or("set TMPDIR to a directory with space")).placed()
     })
 }
 
@@ -318,5 +318,11 @@ mod tests {
             let error = verify(wrong, &descriptor).unwrap_err();
             assert!(error.to_string().contains(why), "{error}");
         }
+    }
+
+    #[test]
+    fn a_temporary_file_is_at_no_place_of_an_image() {
+        let error = temporary_error(&io::Error::from_raw_os_error(5));
+        assert_eq!(error.clone().at("r.io/a").context("r.io/b"), error);
     }
 }

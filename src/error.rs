@@ -145,7 +145,8 @@ impl Error {
         self
     }
 
-    /// Says where it happened: `place: message`, unless the message begins with that place or [`Error::at`] said it.
+    /// Says where it happened: `place: message`, unless the message begins with that place or says
+    /// already where the fault is.
     #[must_use]
     pub fn context(mut self, place: impl fmt::Display) -> Self {
         let place = printable(&place.to_string());
@@ -159,10 +160,15 @@ impl Error {
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         let place = printable(&place.to_string());
-        let said = |word: &str| word.trim_end_matches([':', ',']) == place;
-        if !self.0.message.split(' ').any(said) {
+        if !names(&self.0.message, &place) {
             self = self.context(place);
         }
+        self.placed()
+    }
+
+    /// Marks an error that is about this machine, wherever it happened: neither [`Error::context`] nor [`Error::at`] adds to it.
+    #[must_use]
+    pub(crate) fn placed(mut self) -> Self {
         self.0.placed = true;
         self
     }
@@ -227,6 +233,16 @@ impl From<Error> for io::Error {
     }
 }
 
+/// Whether `message` has `place`, or a path below it, as words of their own.
+fn names(message: &str, place: &str) -> bool {
+    message.match_indices(place).any(|(at, _)| {
+        let (before, rest) = message.split_at(at);
+        let after = rest.strip_prefix(place).unwrap_or(rest);
+        let ends = after.is_empty() || after == ":" || after.starts_with([' ', ',', '/']) || after.starts_with(": ");
+        ends && (before.is_empty() || before.ends_with(' '))
+    })
+}
+
 /// `text` with every control character (newlines too, and those for the direction of writing) made visible, so that
 /// nothing from an image or a registry can drive the terminal or show what it is not (faults.md A38).
 pub fn printable(text: &str) -> String {
@@ -274,10 +290,17 @@ mod tests {
             ("other content", "r.io/from: other content"),
             ("blob x of r.io/from: 404", "blob x of r.io/from: 404"),
             ("blob x of r.io/from2: 404", "r.io/from: blob x of r.io/from2: 404"),
+            ("blob x of r.io/from:2: 404", "r.io/from: blob x of r.io/from:2: 404"),
+            ("r.io/from/blobs/x is no file", "r.io/from/blobs/x is no file"),
         ] {
-            let error = Error::failed(message).at("r.io/from").context("r.io/to").at("r.io/to");
-            assert_eq!(error.to_string(), said);
+            // A place may have spaces.
+            for place in ["r.io/from", "my images/from"] {
+                let (message, said) = (message.replace("r.io/from", place), said.replace("r.io/from", place));
+                let error = Error::failed(message).at(place).context("r.io/to").at("r.io/to");
+                assert_eq!(error.to_string(), said);
+            }
         }
+        assert_eq!(Error::failed("no thread").placed().at("r.io/from").context("r.io/to").to_string(), "no thread");
     }
 
     #[test]

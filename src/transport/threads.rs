@@ -25,7 +25,8 @@ async fn begun_within<T: Send + 'static>(
     if tokio::time::timeout(patience, begin).await.is_err() {
         work.abort();
         return Err(Error::failed("the system gives us no more threads")
-            .hint("there may be too many processes, or too little memory: see ulimit -a, or lower --jobs"));
+            .hint("there may be too many processes, or too little memory: see ulimit -a, or lower --jobs")
+            .placed());
     }
     work.await.unwrap_or_else(|e| Err(Error::failed(format!("internal error: {e}"))))
 }
@@ -44,6 +45,7 @@ mod tests {
             let busy = tokio::task::spawn_blocking(move || held.recv().is_err());
             let error = begun_within(Duration::from_millis(50), || Ok(())).await.unwrap_err();
             assert!(error.to_string().contains("no more threads") && error.hint_text().is_some(), "{error}");
+            assert_eq!(error.clone().at("r.io/from"), error);
             drop(release);
             assert!(busy.await.unwrap());
             begun_within(Duration::from_secs(60), || Ok(())).await.unwrap();
