@@ -14,7 +14,7 @@ use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
 use crate::progress::{Bar, Progress};
 use crate::transport::registry::Pushed;
-use crate::transport::{ByteStream, Content, Place};
+use crate::transport::{ByteStream, Content, Opener, Place};
 
 /// What happened to the blobs, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -170,12 +170,13 @@ pub fn left_out(blobs: &[Descriptor], from: &Place, to: &Place, foreign_layers: 
 
 /// The same content, while `bar` is told how far it is.
 fn watched(content: Content, bar: Arc<dyn Bar>) -> Content {
-    let place = content.place().to_owned();
-    Content::elsewhere(&place, move |offset| {
+    let place = content.place().cloned();
+    let open: Opener = Arc::new(move |offset| {
         let (content, bar) = (content.clone(), bar.clone());
-        async move {
+        Box::pin(async move {
             let stream = content.open(offset).await?;
             Ok(stream.inspect_ok(move |piece| bar.advance(piece.len() as u64)).boxed() as ByteStream)
-        }
-    })
+        })
+    });
+    Content::Elsewhere { place, open }
 }

@@ -186,7 +186,8 @@ fn environment(facts: &Facts, findings: &mut Vec<Finding>) {
     let why = "a program that gains capabilities runs in secure mode (AT_SECURE, getauxval(3)), in which it must not be \
                steered from outside";
     let found = dynamic(&facts.target.content).unwrap_or_default();
-    let musl = found.interpreter.as_ref().is_some_and(|interpreter| interpreter.windows(7).any(|name| name == b"ld-musl"));
+    let musl =
+        found.interpreter.as_ref().is_some_and(|interpreter| interpreter.windows(7).any(|name| name == b"ld-musl"));
     let linker: &[&str] = if musl { &IGNORED_BY_MUSL } else { &REMOVED_BY_GLIBC };
     let lost =
         facts.env.keys().filter(|name| linker.contains(&name.as_str()) || IGNORED_BY_OPENSSL.contains(&name.as_str()));

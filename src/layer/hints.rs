@@ -5,7 +5,7 @@ use crate::archive::path;
 use crate::error::Result;
 use crate::layer::index::What;
 use crate::layer::lookup::Scan;
-use crate::layer::view::View;
+use crate::layer::view::{Scanning, View};
 
 /// Paths that a hint names.
 const MAX_HINTS: usize = 3;
@@ -36,13 +36,13 @@ where
     found.sort();
     found.dedup();
     let mut similar = Vec::new();
-    view.frozen = true;
+    view.scanning = Scanning::Forbidden;
     for (_, candidate) in found {
         if similar.len() < MAX_HINTS && matches!(view.top(&candidate), Ok(Some(_))) {
             similar.push(candidate);
         }
     }
-    view.frozen = false;
+    view.scanning = Scanning::Allowed;
     Ok(similar)
 }
 

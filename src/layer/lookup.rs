@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::mem;
 
 use crate::archive::entry::{Entry, Kind};
 use crate::archive::path::{self, Step, TooManyLinks};
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::layer::cache::Cache;
 use crate::layer::hints;
 use crate::layer::inode::amend;
-use crate::layer::view::{Node, View};
+use crate::layer::view::{Node, Scanning, View};
 use crate::limits::Limits;
 use crate::oci::descriptor::Descriptor;
 use crate::oci::digest::Digest;
@@ -264,10 +265,10 @@ where
 
     /// Whether it is certain, without another scan of any layer, that a container finds nothing at `path`.
     pub fn lacks(&mut self, path: &[u8]) -> bool {
-        (self.view.frozen, self.view.guessed) = (true, false);
+        self.view.scanning = Scanning::Forbidden;
         let located = self.locate(path, &path::normalise(path));
-        self.view.frozen = false;
-        located.is_ok_and(|located| located.node.is_none()) && !self.view.guessed
+        let is_certain = mem::replace(&mut self.view.scanning, Scanning::Allowed) == Scanning::Forbidden;
+        is_certain && located.is_ok_and(|located| located.node.is_none())
     }
 
     /// Gives a file the metadata of its hard links. Says which was the first that has other capabilities.

@@ -66,10 +66,18 @@ pub(super) struct View<O> {
     depth: usize,
     work: u64,
     limits: Limits,
-    /// Answer from what was scanned; for hints, which are not worth a scan.
-    pub(super) frozen: bool,
-    /// What was answered while frozen may be wrong: a layer would have to be scanned.
-    pub(super) guessed: bool,
+    pub(super) scanning: Scanning,
+}
+
+/// Whether layers are scanned for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scanning {
+    /// As many as decide.
+    Allowed,
+    /// None: the answer, such as a hint, is not worth it.
+    Forbidden,
+    /// None, and what was answered since may be wrong: a layer decides that was not scanned.
+    Missed,
 }
 
 /// An event that may have to do with the path that is asked for.
@@ -98,8 +106,7 @@ where
             depth: 0,
             work: 0,
             limits,
-            frozen: false,
-            guessed: false,
+            scanning: Scanning::Allowed,
         }
     }
 
@@ -325,7 +332,7 @@ where
             _ => path::join(&directory, path::base(written)),
         };
         // A guess for a hint may have been made without a layer that decides.
-        if !self.frozen {
+        if self.scanning == Scanning::Allowed {
             self.landed.insert(key, landed.clone());
         }
         Ok(landed)
@@ -335,8 +342,9 @@ where
     fn ensure(&mut self, layer: usize, path: &[u8]) -> Result<()> {
         let answers = |index: &Index| !path::prefixes(path).any(|prefix| index.lacks(path::base(prefix)));
         let is_known = self.layers[layer].index.as_deref().is_some_and(answers);
-        self.guessed |= self.frozen && !is_known;
-        if !self.frozen && !is_known {
+        if !is_known && self.scanning != Scanning::Allowed {
+            self.scanning = Scanning::Missed;
+        } else if !is_known {
             self.interest.names.extend(path::prefixes(path).map(|prefix| path::base(prefix).to_vec()));
             self.scan(layer, answers)?;
         }

@@ -40,8 +40,8 @@ pub enum Content {
     Spool(Spool),
     /// Somewhere else, such as a blob of another transport.
     Elsewhere {
-        /// Where that is, for messages.
-        place: Arc<str>,
+        /// Where that is, for messages; nothing if it is ours.
+        place: Option<Arc<str>>,
         /// Opens it.
         open: Opener,
     },
@@ -51,12 +51,12 @@ pub enum Content {
 pub type Opener = Arc<dyn Fn(u64) -> BoxFuture<'static, Result<ByteStream>> + Send + Sync>;
 
 impl Content {
-    /// Content that `open` gives from an offset on; `place` is where it is, and empty if it is ours.
+    /// Content that `open` gives from an offset on; `place` is where it is.
     pub fn elsewhere<F>(place: &str, open: impl Fn(u64) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<ByteStream>> + Send + 'static,
     {
-        Content::Elsewhere { place: place.into(), open: Arc::new(move |offset| Box::pin(open(offset))) }
+        Content::Elsewhere { place: Some(place.into()), open: Arc::new(move |offset| Box::pin(open(offset))) }
     }
 
     /// The content from byte `offset` on.
@@ -76,17 +76,20 @@ impl Content {
         }
     }
 
-    /// Where the content comes from; empty if it is ours.
-    pub(crate) fn place(&self) -> &str {
+    /// Where the content comes from; nothing if it is ours.
+    pub(crate) fn place(&self) -> Option<&Arc<str>> {
         match self {
-            Content::Bytes(_) | Content::Spool(_) => "",
-            Content::Elsewhere { place, .. } => place,
+            Content::Bytes(_) | Content::Spool(_) => None,
+            Content::Elsewhere { place, .. } => place.as_ref(),
         }
     }
 
     /// `error` about the content itself: the place where it comes from is at fault, and not the one that it goes to.
     pub(crate) fn fault(&self, error: Error) -> Error {
-        if self.place().is_empty() { error } else { error.at(self.place()) }
+        match self.place() {
+            Some(place) => error.at(place),
+            None => error,
+        }
     }
 
     /// The content from byte `offset` on, opened when it is first read.
