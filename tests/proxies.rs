@@ -205,4 +205,18 @@ fn a_proxy_that_cannot_be_understood_is_refused_and_not_passed_by() {
     http.patch(&[("HTTP_PROXY", &proxy.host()), ("ALL_PROXY", "socks5://proxy:1"), ("HTTPS_PROXY", "[")]).succeeded();
     let local = format!("{}/kong:3.9", http.registry.host());
     start(http.command(["inspect", &local], &[("HTTP_PROXY", "[")])).succeeded();
+    let port = http.registry.host().split_once(':').unwrap().1.to_owned();
+    let spared = format!("0.0.0.0:{port}/kong:3.9");
+    start(http.command(["inspect", &spared], &[("ALL_PROXY", "socks5h://proxy:1"), ("NO_PROXY", "0.0.0.0")]))
+        .succeeded();
+}
+
+#[test]
+fn a_variable_that_the_client_of_a_cgi_script_may_set_names_no_proxy() {
+    let site = Site::http(Auth::None);
+    let (evil, proxy) = (Proxy::start(&site.registry, Policy::Pass), Proxy::start(&site.registry, Policy::Pass));
+    let cgi = ("REQUEST_METHOD", "GET");
+    site.patch(&[cgi, ("HTTP_PROXY", &evil.host()), ("http_proxy", &proxy.host())]).succeeded();
+    site.patch(&[cgi, ("HTTP_PROXY", &evil.host()), ("ALL_PROXY", &proxy.host())]).succeeded();
+    assert!(evil.heads().is_empty() && !proxy.heads().is_empty());
 }

@@ -8,7 +8,8 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Client, redirect};
+use reqwest::{Client, Proxy, redirect};
+use url::Url;
 
 use super::mirrors::Tls;
 use super::origin::{Origin, Reach};
@@ -25,8 +26,8 @@ pub(super) struct Network {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Trust {
     https: bool,
-    /// Without a proxy.
-    direct: bool,
+    /// The proxy on the way; `None`: directly.
+    proxy: Option<Url>,
     /// `certs.d/HOST[:PORT]`.
     certificates: Option<PathBuf>,
     /// What the user's files say about this host.
@@ -40,7 +41,7 @@ impl Network {
     pub(super) fn client(&self, options: &Options, origin: &Origin, guard: Option<Reach>, tls: &Tls) -> Result<Client> {
         let trust = Trust {
             https: origin.is_https(),
-            direct: origin.reach() == Some(Reach::Loopback) || proxy::is_off(),
+            proxy: proxy::of(origin)?,
             certificates: if origin.is_https() { tls::directory(options, origin) } else { None },
             tls: tls.clone(),
             guard: guard.map(|reach| reach as u8),
@@ -64,22 +65,22 @@ fn build(options: &Options, trust: &Trust, guard: Option<Reach>) -> Result<Clien
         .http2_adaptive_window(true)
         .connect_timeout(trust.tls.connect_timeout.unwrap_or(Duration::from_secs(10)).min(options.stall))
         .pool_idle_timeout(Duration::from_secs(30));
+    let failed = |e: reqwest::Error| Error::failed(format!("cannot set up connections: {}", innermost(&e)));
     // The library would connect directly if it does not understand the variable.
     builder = builder.no_proxy();
-    if !trust.direct
-        && let Some(proxy) = proxy::of(trust.https)?
-    {
-        builder = builder.proxy(proxy);
+    if let Some(proxy) = &trust.proxy {
+        builder = builder.proxy(Proxy::all(proxy.clone()).map_err(failed)?);
     }
     if let Some(reach) = guard {
-        builder = builder.dns_resolver(Guard { reach });
+        let proxy = trust.proxy.as_ref().and_then(Url::domain).map(str::to_owned);
+        builder = builder.dns_resolver(Guard { reach, proxy });
     }
     builder = match trust.https {
         true => builder.tls_backend_preconfigured(tls::config(options, trust.certificates.as_deref(), &trust.tls)?),
         // Plain http must work where no certificate store is installed.
         false => builder.tls_certs_only([]),
     };
-    builder.build().map_err(|e| Error::failed(format!("cannot set up connections: {}", innermost(&e))))
+    builder.build().map_err(failed)
 }
 
 /// Whether TLS is spoken at `origin`, for hosts with which the user allows either; `None` if that cannot be told.
@@ -98,14 +99,17 @@ pub(super) async fn speaks_tls(client: &Client, origin: &Origin) -> Option<bool>
 /// Resolves names for hosts that a registry sent us to (faults.md A6).
 struct Guard {
     reach: Reach,
+    /// The name of the proxy on the way, which is the user's choice and does the dialling.
+    proxy: Option<String>,
 }
 
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
         let (name, reach) = (name.as_str().to_owned(), self.reach);
+        let is_proxy = self.proxy.as_ref() == Some(&name);
         Box::pin(async move {
             let all: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            if proxy::is_proxy(&name) {
+            if is_proxy {
                 return Ok(Box::new(all.into_iter()) as Addrs);
             }
             let allowed: Vec<_> = all
@@ -138,8 +142,7 @@ pub(super) struct Lost {
 
 /// A sentence for a network error on `host`. URLs stay out: they may carry signatures.
 pub(super) fn explain(error: reqwest::Error, host: &str) -> Lost {
-    let is_https = error.url().is_some_and(|url| url.scheme() == "https");
-    let is_loopback = error.url().and_then(|url| Origin::of(url).ok()?.reach()) == Some(Reach::Loopback);
+    let origin = error.url().and_then(|url| Origin::of(url).ok());
     let error = error.without_url();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -181,7 +184,8 @@ pub(super) fn explain(error: reqwest::Error, host: &str) -> Lost {
             false => ("the proxy does not let us through", false),
         };
         let error = Error::failed(format!("cannot connect to {host}: {what}"));
-        let error = proxy::hint(is_https).map_or(error.clone(), |hint| error.hint(hint));
+        let hint = origin.as_ref().and_then(proxy::hint);
+        let error = hint.map_or(error.clone(), |hint| error.hint(hint));
         return Lost { error, unsent: true, hopeless };
     }
     let sentence = Error::failed(format!("cannot connect to {host}: {why}"));
@@ -202,7 +206,7 @@ pub(super) fn explain(error: reqwest::Error, host: &str) -> Lost {
     } else if ["Tls12Or13", "Tls12NotOffered", "ProtocolVersion"].iter().any(|words| why.contains(words)) {
         (sentence.hint("it seems to speak an old TLS only, and capatch speaks TLS 1.2 and 1.3"), true)
     } else {
-        let hint = proxy::hint(is_https).filter(|_| !is_loopback);
+        let hint = origin.as_ref().and_then(proxy::hint);
         (hint.map_or(sentence.clone(), |hint| sentence.hint(hint)), false)
     };
     Lost { error, unsent: true, hopeless }
@@ -236,23 +240,26 @@ mod tests {
 
     #[tokio::test]
     async fn names_of_private_addresses_are_not_dialled_for_public_registries() {
-        for (name, reach, allowed) in [
-            ("localhost", Reach::Public, false),
-            ("localhost", Reach::Private, false),
-            ("localhost", Reach::Loopback, true),
-            ("10.0.0.1", Reach::Public, false),
-            ("::ffff:10.0.0.1", Reach::Public, false),
-            ("10.0.0.1", Reach::Private, true),
-            ("169.254.169.254", Reach::Special, false),
+        for (name, reach, proxy, allowed) in [
+            ("localhost", Reach::Public, None, false),
+            ("localhost", Reach::Public, Some("proxy.test"), false),
+            ("localhost", Reach::Public, Some("localhost"), true),
+            ("localhost", Reach::Private, None, false),
+            ("localhost", Reach::Loopback, None, true),
+            ("10.0.0.1", Reach::Public, None, false),
+            ("::ffff:10.0.0.1", Reach::Public, None, false),
+            ("10.0.0.1", Reach::Private, None, true),
+            ("169.254.169.254", Reach::Special, None, false),
         ] {
-            let answer = Guard { reach }.resolve(name.parse::<Name>().unwrap()).await;
+            let answer = Guard { reach, proxy: proxy.map(str::to_owned) }.resolve(name.parse::<Name>().unwrap()).await;
             assert_eq!(answer.is_ok(), allowed, "{name} {reach:?}");
         }
     }
 
     #[tokio::test]
     async fn a_refused_address_is_told_and_not_tried_again() {
-        let client = Client::builder().no_proxy().dns_resolver(Guard { reach: Reach::Public }).build().unwrap();
+        let client =
+            Client::builder().no_proxy().dns_resolver(Guard { reach: Reach::Public, proxy: None }).build().unwrap();
         let lost = explain(client.get("http://localhost:9/").send().await.unwrap_err(), "localhost:9");
         assert!(lost.hopeless && lost.error.to_string().contains("private address"), "{}", lost.error);
     }

@@ -6,7 +6,7 @@ use reqwest::{Response, StatusCode};
 use serde_json::Value;
 use url::Url;
 
-use super::origin::redacted;
+use super::origin::{Origin, redacted};
 use super::{advice, proxy};
 use crate::error::{Error, Kind};
 
@@ -133,9 +133,10 @@ impl Refusal {
                     _ if self.wants_tls && self.url.scheme() == "http" => {
                         error.hint(format!("the registry speaks TLS: {}", advice::how_to_speak_tls(&self.url)))
                     }
-                    (407, _) => {
-                        proxy::hint(self.url.scheme() == "https").map_or(error.clone(), |hint| error.hint(hint))
-                    }
+                    (407, _) => Origin::of(&self.url)
+                        .ok()
+                        .and_then(|origin| proxy::hint(&origin))
+                        .map_or(error.clone(), |hint| error.hint(hint)),
                     (413, _) => error.hint(
                         "a proxy in front of the registry limits the size of requests (client_max_body_size in nginx)",
                     ),
