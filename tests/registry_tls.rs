@@ -214,6 +214,28 @@ async fn of_plain_http_with_a_registry_that_speaks_tls_the_way_to_tls_is_told() 
     assert!(hint.contains(&format!("{}/ca.crt", strict.host())), "{hint}");
     assert!(strict.log().is_empty());
 
+    let good = (client.cert.pem(), client.signing_key.serialize_pem());
+    let other = certificate("other").signing_key.serialize_pem();
+    for (certificate, key, words) in [
+        (Some(&good.0), None, "client.key: No such file"),
+        (Some(&good.0), Some("no key"), "client.key: no private key in PEM form"),
+        (Some(&good.0), Some(other.as_str()), "client.key is not the key of"),
+        (None, Some(good.1.as_str()), "client.cert: Is a directory"),
+        (Some(&good.1), Some(good.1.as_str()), "client.cert: no certificate in PEM form"),
+    ] {
+        std::fs::remove_dir_all(&host).unwrap();
+        write(&host, "ca.crt", &ours.cert.pem());
+        match certificate {
+            Some(text) => write(&host, "client.cert", text),
+            None => std::fs::create_dir(host.join("client.cert")).unwrap(),
+        }
+        if let Some(text) = key {
+            write(&host, "client.key", text);
+        }
+        let error = get(&registry.host(), options).await.unwrap_err();
+        assert!(error.kind() == Kind::Failed && error.to_string().contains(words), "{words}: {error:?}");
+    }
+
     let polite = Registry::start();
     for (body, told) in [
         ("Client sent an HTTP request to an HTTPS server.\n", true),

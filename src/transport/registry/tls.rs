@@ -45,13 +45,15 @@ pub(super) fn config(options: &Options, directory: Option<&Path>, tls: &Tls) -> 
     let builder = builder.map_err(failed)?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match own {
         Some((certificate, key)) => {
-            let bad = || {
-                let (certificate, key) = (certificate.display(), key.display());
-                Error::failed(format!("{certificate} and {key} are not a PEM certificate and its key"))
+            let private = PrivateKeyDer::from_pem_slice(&read(&key)?)
+                .map_err(|_| Error::failed(format!("{}: no private key in PEM form", key.display())))?;
+            let unlike = |e: rustls::Error| match e {
+                rustls::Error::InconsistentKeys(_) => {
+                    Error::failed(format!("{} is not the key of {}", key.display(), certificate.display()))
+                }
+                e => Error::failed(format!("{} and {}: {e}", certificate.display(), key.display())),
             };
-            let chain = certificates(&certificate).map_err(|_| bad())?;
-            let private = PrivateKeyDer::from_pem_slice(&read(&key)?).map_err(|_| bad())?;
-            builder.with_client_auth_cert(chain, private).map_err(|_| bad())?
+            builder.with_client_auth_cert(certificates(&certificate)?, private).map_err(unlike)?
         }
         None => builder.with_no_client_auth(),
     };
@@ -91,8 +93,9 @@ fn with_extension(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The content of a file that the set-up names; that it is missing says nothing about what is asked for.
 fn read(file: &Path) -> Result<Vec<u8>> {
-    std::fs::read(file).map_err(|e| Error::io(file.display(), &e))
+    std::fs::read(file).map_err(|e| Error::failed(format!("{}: {e}", file.display())))
 }
 
 /// At least one.
