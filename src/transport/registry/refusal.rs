@@ -122,10 +122,11 @@ impl Refusal {
             (404, _) => Error::not_found(format!("{what}: not found (404){said}"))
                 .hint("check the name; registries also say «not found» of what one may not see"),
             (429, _) => Error::new(Kind::RateLimited, format!("{what}: rate limited{said}")),
-            // Harbor's proxy caches refuse a push so, with 405.
-            (400..=499, _) if matches!(self.code.as_str(), "DENIED" | "UNAUTHORIZED") => {
+            (400..=412 | 414..=499, _) if matches!(self.code.as_str(), "DENIED" | "UNAUTHORIZED") => {
+                // Harbor's proxy caches refuse a push so.
+                let cache = if status == 405 { "; a proxy cache takes no pushes" } else { "" };
                 Error::new(Kind::Denied, format!("{what}: denied ({status}){said}"))
-                    .hint("check that this account may do that here; a proxy cache takes no pushes")
+                    .hint(format!("check that this account may do that here{cache}"))
             }
             _ => {
                 let error = Error::failed(format!("{what}: {} answered {}{said}", redacted(&self.url), self.status));
