@@ -18,6 +18,15 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 const USER: &str = "proxy-user";
 const PASSWORD: &str = "proxy-hunter2";
 
+/// A server's side of TLS as `name`, and the certificate that it shows.
+fn certified(name: &str) -> (ServerConfig, String) {
+    let ours = generate_simple_self_signed([name.to_owned()]).unwrap();
+    let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(ours.signing_key.serialize_der()));
+    (builder.with_single_cert(vec![ours.cert.der().clone()], key).unwrap(), ours.cert.pem())
+}
+
 /// A registry that is `registry.test` to whoever asks for it through a proxy.
 struct Site {
     registry: Registry,
@@ -28,12 +37,8 @@ struct Site {
 impl Site {
     fn https() -> Self {
         let scene = Scene::new();
-        let ours = generate_simple_self_signed(["registry.test".to_owned()]).unwrap();
-        std::fs::write(scene.path("ca.pem"), ours.cert.pem()).unwrap();
-        let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(ours.signing_key.serialize_der()));
-        let config = builder.with_single_cert(vec![ours.cert.der().clone()], key).unwrap();
+        let (config, pem) = certified("registry.test");
+        std::fs::write(scene.path("ca.pem"), pem).unwrap();
         Site { registry: Registry::https(config), scene, https: true }.filled()
     }
 
@@ -147,6 +152,64 @@ fn a_proxy_that_refuses_is_named_and_not_asked_again() {
     assert!(said.hint().unwrap().contains(&format!("HTTPS_PROXY is {gone}")), "{said:?}");
 }
 
+/// A proxy that speaks TLS, before `proxy`, and a file with its certificate in `site`: its `HOST:PORT`.
+fn in_tls(site: &Site, proxy: &Proxy) -> String {
+    let (config, pem) = certified("127.0.0.1");
+    let path = site.scene.path("proxy.pem");
+    let known = std::fs::read_to_string(site.scene.path("ca.pem")).unwrap_or_default();
+    std::fs::write(path, pem + &known).unwrap();
+    let (acceptor, plain) = (tokio_rustls::TlsAcceptor::from(Arc::new(config)), proxy.host());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, plain) = (acceptor.clone(), plain.clone());
+                tokio::spawn(async move {
+                    let mut stream = acceptor.accept(stream).await?;
+                    let mut onwards = tokio::net::TcpStream::connect(plain).await?;
+                    tokio::io::copy_bidirectional(&mut stream, &mut onwards).await
+                });
+            }
+        });
+    });
+    host
+}
+
+#[test]
+fn a_proxy_that_speaks_tls_is_trusted_as_a_registry_is_and_named_if_it_is_not() {
+    for (site, variable) in [(Site::https(), "HTTPS_PROXY"), (Site::http(Auth::None), "HTTP_PROXY")] {
+        let proxy = Proxy::start(&site.registry, Policy::Pass);
+        let host = in_tls(&site, &proxy);
+        let inspect = |url: String, authorities: &str| {
+            let mut command = capatch(["inspect", "registry.test/kong:3.9", "--max-wait", "0"]);
+            if !site.https {
+                command.args(["--plain-http", "registry.test"]);
+            }
+            if !authorities.is_empty() {
+                command.arg("--ca-file").arg(site.scene.path(authorities));
+            }
+            command.env(variable, url);
+            start(command)
+        };
+        inspect(format!("https://{host}"), "proxy.pem").succeeded();
+        assert!(!proxy.heads().is_empty());
+        let before = proxy.heads().len();
+        std::fs::write(site.scene.path("other.pem"), certified("other.test").1).unwrap();
+        let said = inspect(format!("https://{host}"), "other.pem");
+        let said = said.failed(1, &["registry.test", &format!("the proxy {host}"), "certificate"]);
+        assert!(said.hint().unwrap().contains("if the proxy has a certificate authority"), "{said:?}");
+        // That it speaks TLS is not so.
+        let said = inspect(format!("https://{}", proxy.host()), "proxy.pem");
+        let said = said.failed(1, &[&format!("the proxy {}", proxy.host())]);
+        assert!(said.hint().unwrap().contains("if the proxy speaks plain http"), "{said:?}");
+        assert_eq!(proxy.heads().len(), before);
+    }
+}
+
 #[test]
 fn some_hosts_are_asked_without_the_proxy() {
     let site = Site::http(Auth::None);
@@ -219,4 +282,22 @@ fn a_variable_that_the_client_of_a_cgi_script_may_set_names_no_proxy() {
     site.patch(&[cgi, ("HTTP_PROXY", &evil.host()), ("http_proxy", &proxy.host())]).succeeded();
     site.patch(&[cgi, ("HTTP_PROXY", &evil.host()), ("ALL_PROXY", &proxy.host())]).succeeded();
     assert!(evil.heads().is_empty() && !proxy.heads().is_empty());
+}
+
+#[test]
+fn only_what_a_proxy_cache_says_is_taken_for_it() {
+    let site = Site::http(Auth::None);
+    for (status, code, words) in [
+        (405, 4, "a proxy cache takes no pushes"),
+        (400, 4, "check that this account may do that here"),
+        (413, 1, "limits the size of requests"),
+    ] {
+        let reply = common::registry::Reply::error(status, "DENIED");
+        site.registry.fault(move |request, _| (request.method != "GET").then(|| reply.clone()));
+        let host = site.registry.host();
+        let said = start(capatch(["patch", &format!("{host}/kong:3.9"), &format!("{host}/kong:low")]));
+        let said = said.failed(code, &[&status.to_string(), "DENIED"]);
+        let hint = said.hint().unwrap();
+        assert!(hint.contains(words) && (status == 405) == hint.contains("proxy cache"), "{status}: {said:?}");
+    }
 }

@@ -75,10 +75,20 @@ fn build(options: &Options, trust: &Trust, guard: Option<Reach>) -> Result<Clien
         let proxy = trust.proxy.as_ref().and_then(Url::domain).map(str::to_owned);
         builder = builder.dns_resolver(Guard { reach, proxy });
     }
-    builder = match trust.https {
-        true => builder.tls_backend_preconfigured(tls::config(options, trust.certificates.as_deref(), &trust.tls)?),
+    let tls = match &trust.proxy {
+        _ if trust.https => Some(tls::config(options, trust.certificates.as_deref(), &trust.tls)?),
+        // What the user's files say is about the registry. Proxies are spoken to in HTTP/1.1, as by curl(1).
+        Some(proxy) if proxy.scheme() == "https" => {
+            let mut config = tls::config(options, None, &Tls::default())?;
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Some(config)
+        }
         // Plain http must work where no certificate store is installed.
-        false => builder.tls_certs_only([]),
+        _ => None,
+    };
+    builder = match tls {
+        Some(config) => builder.tls_backend_preconfigured(config),
+        None => builder.tls_certs_only([]),
     };
     builder.build().map_err(failed)
 }
@@ -143,9 +153,14 @@ pub(super) struct Lost {
 /// A sentence for a network error on `host`. URLs stay out: they may carry signatures.
 pub(super) fn explain(error: reqwest::Error, host: &str) -> Lost {
     let origin = error.url().and_then(|url| Origin::of(url).ok());
+    let proxy = origin.as_ref().and_then(|origin| proxy::of(origin).ok()?);
+    // For https it is asked for a tunnel, and what comes after that is between the registry and us.
+    let mut at_proxy = origin.as_ref().is_some_and(|origin| !origin.is_https());
     let error = error.without_url();
     let mut source = error.source();
     while let Some(cause) = source {
+        // The library keeps this kind of error to itself.
+        at_proxy |= cause.to_string() == "tunnel error: failed to create underlying connection";
         if let Some(ours) = cause.downcast_ref::<Error>() {
             return Lost { error: ours.clone(), unsent: error.is_connect(), hopeless: true };
         }
@@ -188,18 +203,30 @@ pub(super) fn explain(error: reqwest::Error, host: &str) -> Lost {
         let error = hint.map_or(error.clone(), |hint| error.hint(hint));
         return Lost { error, unsent: true, hopeless };
     }
-    let sentence = Error::failed(format!("cannot connect to {host}: {why}"));
+    let (who, sentence) = match proxy.filter(|_| at_proxy) {
+        Some(proxy) => {
+            let address = proxy::address(&proxy);
+            ("proxy", format!("cannot connect to the proxy {address} on the way to {host}: {why}"))
+        }
+        None => ("registry", format!("cannot connect to {host}: {why}")),
+    };
+    let sentence = Error::failed(sentence);
     let hopeless = why.contains("corrupt message");
     let (error, hopeless) = if hopeless || why.contains("handshake eof") {
-        (sentence.hint(format!("if the registry speaks plain http, say --plain-http {host}")), hopeless)
+        let hint = match who {
+            "proxy" => "if the proxy speaks plain http, let its address begin with http://".to_owned(),
+            _ => format!("if the registry speaks plain http, say --plain-http {host}"),
+        };
+        (sentence.hint(hint), hopeless)
     } else if why.contains("certificate") {
         let date = ["xpired", "NotValidYet", "not valid yet"].iter().any(|words| why.contains(words));
         (
             match why {
                 // No authority mends a wrong date or name.
                 _ if date => sentence.hint(format!("is the clock of this machine right? It says {}", now())),
-                why if why.contains("not valid for name") => sentence,
-                _ => sentence.hint("if the registry has a certificate authority of its own, name it with --ca-file"),
+                why if why.contains("not valid for name") || why.contains("not for servers") => sentence,
+                _ => sentence
+                    .hint(format!("if the {who} has a certificate authority of its own, name it with --ca-file")),
             },
             true,
         )
