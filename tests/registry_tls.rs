@@ -13,7 +13,7 @@ use capatch::oci::media_type::OCI_MANIFEST;
 use capatch::oci::reference::{self, Target};
 use capatch::transport::registry::{Client, Manifest, Options};
 use common::library::options;
-use common::registry::{Registry, Reply};
+use common::registry::{Ending, Registry, Reply};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedKey, IsCa, KeyPair, date_time_ymd, generate_simple_self_signed,
 };
@@ -247,6 +247,16 @@ async fn of_plain_http_with_a_registry_that_speaks_tls_the_way_to_tls_is_told() 
         let hint = error.hint_text().unwrap_or_default();
         assert_eq!(hint.contains("the registry speaks TLS: name its") && hint.contains("--ca-file"), told, "{error:?}");
     }
+
+    // It answered before.
+    let broken = Registry::start();
+    broken.put_manifest("a", Some("1"), OCI_MANIFEST, MANIFEST);
+    let client = Client::new(options()).unwrap();
+    let repository = client.repository(&reference::Repository { registry: broken.host(), path: "a".into() }).unwrap();
+    assert!(repository.manifest(&Target::Tag("1".into())).await.unwrap().is_some());
+    broken.fault(|_, _| Some(Reply::new(200).ending(Ending::Dropped)));
+    let error = repository.manifest(&Target::Tag("1".into())).await.unwrap_err();
+    assert!(error.to_string().contains("broke") && error.hint_text().is_none(), "{error:?}");
 }
 
 #[tokio::test]

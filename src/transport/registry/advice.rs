@@ -5,7 +5,7 @@ use url::Url;
 use super::network::Lost;
 use super::origin::{Origin, Reach};
 
-/// `lost` with a hint if it is what such a misunderstanding looks like.
+/// `lost`, by a host that never answered, with a hint if it is what such a misunderstanding looks like.
 pub(super) fn with_hint(mut lost: Lost, url: &Url) -> Lost {
     if url.scheme() == "http" && !lost.unsent && lost.error.hint_text().is_none() {
         let said = lost.error.to_string();

@@ -318,9 +318,15 @@ pub(super) async fn follow(
         let stall = shared.options.stall * if request.body.is_some() { 5 } else { 1 };
         let answer = while_it_moves(builder.send(), &request.progress, stall).await;
         let response = match answer {
-            Some(Ok(response)) => response,
+            Some(Ok(response)) => {
+                shared.network.note_answer(&origin);
+                response
+            }
             Some(Err(error)) => {
-                let lost = advice::with_hint(network::explain(error, &host_port(&url)), &url);
+                let mut lost = network::explain(error, &host_port(&url));
+                if !shared.network.has_answered(&origin) {
+                    lost = advice::with_hint(lost, &url);
+                }
                 tracing::debug!("{} {}: {}", request.method, redacted(&url), lost.error);
                 if lost.unsent && settings.mirror && !away {
                     lock(&shared.unreachable).insert(home.host_port());

@@ -1,6 +1,6 @@
 //! Connections: one client for each way to trust a host, the addresses behind names, and network errors as sentences.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +21,8 @@ use crate::oci::time;
 #[derive(Default)]
 pub(super) struct Network {
     clients: Mutex<HashMap<Trust, Client>>,
+    /// Who has answered a request.
+    answered: Mutex<HashSet<Origin>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -52,6 +54,16 @@ impl Network {
         let client = build(options, &trust, guard)?;
         lock(&self.clients).insert(trust, client.clone());
         Ok(client)
+    }
+
+    /// Remembers that `origin` answered, so that its scheme is right.
+    pub(super) fn note_answer(&self, origin: &Origin) {
+        lock(&self.answered).insert(origin.clone());
+    }
+
+    /// Whether `origin` has answered before.
+    pub(super) fn has_answered(&self, origin: &Origin) -> bool {
+        lock(&self.answered).contains(origin)
     }
 }
 
