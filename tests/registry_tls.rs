@@ -15,7 +15,8 @@ use capatch::transport::registry::{Client, Manifest, Options};
 use common::library::options;
 use common::registry::{Ending, Registry, Reply};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedKey, IsCa, KeyPair, date_time_ymd, generate_simple_self_signed,
+    BasicConstraints, CertificateParams, CertifiedKey, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd,
+    generate_simple_self_signed,
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -90,8 +91,9 @@ async fn certificates_are_trusted_by_file_and_by_host() {
 }
 
 /// What `openssl req -x509` makes for a server: it signed itself, and calls itself an authority.
-fn authority(name: &str, years: (i32, i32)) -> CertifiedKey<KeyPair> {
+fn authority(name: &str, years: (i32, i32), usages: &[ExtendedKeyUsagePurpose]) -> CertifiedKey<KeyPair> {
     let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+    params.extended_key_usages = usages.to_vec();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
     let signing_key = KeyPair::generate().unwrap();
@@ -101,14 +103,23 @@ fn authority(name: &str, years: (i32, i32)) -> CertifiedKey<KeyPair> {
 // A21
 #[tokio::test]
 async fn a_server_that_shows_a_named_authority_itself_is_trusted() {
-    let (ours, stranger) = (authority("127.0.0.1", (2020, 3000)), authority("127.0.0.1", (2020, 3000)));
-    let (elsewhere, old) = (authority("registry.test", (2020, 3000)), authority("127.0.0.1", (1990, 2000)));
+    use ExtendedKeyUsagePurpose::{Any, ClientAuth, EmailProtection, ServerAuth};
+    let now = (2020, 3000);
+    let (ours, stranger) = (authority("127.0.0.1", now, &[]), authority("127.0.0.1", now, &[]));
+    let (elsewhere, old) = (authority("registry.test", now, &[]), authority("127.0.0.1", (1990, 2000), &[]));
+    let server = authority("127.0.0.1", now, &[ClientAuth, ServerAuth]);
+    let (client, any) = (authority("127.0.0.1", now, &[ClientAuth]), authority("127.0.0.1", now, &[Any]));
+    let mail = authority("127.0.0.1", now, &[EmailProtection, ClientAuth]);
     for (shown, named, error) in [
         (&ours, &ours, None),
         (&ours, &stranger, Some("one of an authority")),
         (&ours, &certificate("127.0.0.1"), Some("one of an authority")),
         (&elsewhere, &elsewhere, Some("not valid for name")),
         (&old, &old, Some("xpired")),
+        (&server, &server, None),
+        (&any, &any, None),
+        (&client, &client, Some("is not for servers")),
+        (&mail, &mail, Some("is not for servers")),
     ] {
         let registry = serve(shown, None);
         let directory = tempfile::tempdir().unwrap();

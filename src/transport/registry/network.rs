@@ -185,6 +185,9 @@ pub(super) fn explain(error: reqwest::Error, host: &str) -> Lost {
     }
     let why = if error.is_timeout() { "it does not answer".to_owned() } else { innermost(&error) };
     let why = match why.strip_prefix("invalid peer certificate: Other(OtherError(").and_then(|e| e.strip_suffix("))")) {
+        None if why.contains("InvalidPurpose") || why.contains("does not allow extended key usage") => {
+            "its certificate is not for servers".to_owned()
+        }
         Some("CaUsedAsEndEntity") => "its certificate is one of an authority, and none that was named".to_owned(),
         Some(other) => format!("invalid peer certificate: {other}"),
         None => why,
@@ -234,7 +237,7 @@ pub(super) fn explain(error: reqwest::Error, host: &str) -> Lost {
         let date = ["xpired", "NotValidYet", "not valid yet"].iter().any(|words| why.contains(words));
         (
             match why {
-                // No authority mends a wrong date or name.
+                // No authority mends a wrong date, name or purpose.
                 _ if date => sentence.hint(format!("is the clock of this machine right? It says {}", now())),
                 why if why.contains("not valid for name") || why.contains("not for servers") => sentence,
                 _ => sentence

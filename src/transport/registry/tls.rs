@@ -10,6 +10,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+use x509_cert::der::oid::db::rfc5280::{ANY_EXTENDED_KEY_USAGE, ID_KP_SERVER_AUTH};
+use x509_cert::ext::pkix::ExtendedKeyUsage;
 
 use super::Options;
 use super::mirrors::Tls;
@@ -128,9 +132,13 @@ impl ServerCertVerifier for Verifier {
         let Some(trusted) = &self.trusted else { return Ok(ServerCertVerified::assertion()) };
         match trusted.verify_server_cert(end_entity, intermediates, name, ocsp_response, now) {
             // Many a private registry shows a self-signed certificate that calls itself an authority, as `openssl req -x509`
-            // makes them; OpenSSL and Go take it once it is named. Its dates are looked at before that is found.
+            // makes them; OpenSSL and Go take it once it is named. Its dates are looked at before that is found, its name and
+            // purposes would be after.
             Err(error) if is_authority(&error) && self.named.contains(end_entity) => {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
+                if !is_for_servers(end_entity).map_err(|_| CertificateError::BadEncoding)? {
+                    return Err(CertificateError::InvalidPurpose.into());
+                }
                 Ok(ServerCertVerified::assertion())
             }
             verdict => verdict,
@@ -164,6 +172,13 @@ impl ServerCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// Whether a certificate has no extended key usage, or one of servers (RFC 5280 §4.2.1.12).
+fn is_for_servers(certificate: &CertificateDer<'_>) -> x509_cert::der::Result<bool> {
+    let usage = Certificate::from_der(certificate)?.tbs_certificate().get_extension::<ExtendedKeyUsage>()?;
+    let theirs = [ID_KP_SERVER_AUTH, ANY_EXTENDED_KEY_USAGE];
+    Ok(usage.is_none_or(|(_, usage)| usage.0.iter().any(|purpose| theirs.contains(purpose))))
 }
 
 fn is_authority(error: &rustls::Error) -> bool {
