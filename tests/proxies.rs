@@ -293,7 +293,7 @@ fn only_what_a_proxy_cache_says_is_taken_for_it() {
         (413, 1, "limits the size of requests"),
     ] {
         let reply = common::registry::Reply::error(status, "DENIED");
-        site.registry.fault(move |request, _| (request.method != "GET").then(|| reply.clone()));
+        site.registry.fault(move |request, _| (request.method == "POST").then(|| reply.clone()));
         let host = site.registry.host();
         let said = start(capatch(["patch", &format!("{host}/kong:3.9"), &format!("{host}/kong:low")]));
         let said = said.failed(code, &[&status.to_string(), "DENIED"]);

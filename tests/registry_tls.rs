@@ -213,17 +213,6 @@ async fn a_client_certificate_is_shown_where_it_belongs() {
     assert!(error.to_string().contains("client.key"), "{error}");
     write(&host, "client.key", &client.signing_key.serialize_pem());
     assert!(get(&registry.host(), options).await.unwrap().is_some());
-}
-
-#[tokio::test]
-async fn of_plain_http_with_a_registry_that_speaks_tls_the_way_to_tls_is_told() {
-    // rustls closes the connection; Go's and nginx's servers answer.
-    let strict = serve(&certificate("127.0.0.1"), None);
-    let error = get(&strict.host(), |_| {}).await.unwrap_err();
-    let hint = error.hint_text().unwrap_or_default();
-    assert!(hint.contains("if the registry speaks TLS") && hint.contains("--ca-file"), "{error} {hint}");
-    assert!(hint.contains(&format!("{}/ca.crt", strict.host())), "{hint}");
-    assert!(strict.log().is_empty());
 
     let good = (client.cert.pem(), client.signing_key.serialize_pem());
     let other = certificate("other").signing_key.serialize_pem();
@@ -246,6 +235,17 @@ async fn of_plain_http_with_a_registry_that_speaks_tls_the_way_to_tls_is_told() 
         let error = get(&registry.host(), options).await.unwrap_err();
         assert!(error.kind() == Kind::Failed && error.to_string().contains(words), "{words}: {error:?}");
     }
+}
+
+#[tokio::test]
+async fn of_plain_http_with_a_registry_that_speaks_tls_the_way_to_tls_is_told() {
+    // rustls closes the connection; Go's and nginx's servers answer.
+    let strict = serve(&certificate("127.0.0.1"), None);
+    let error = get(&strict.host(), |_| {}).await.unwrap_err();
+    let hint = error.hint_text().unwrap_or_default();
+    assert!(hint.contains("if the registry speaks TLS") && hint.contains("--ca-file"), "{error} {hint}");
+    assert!(hint.contains(&format!("{}/ca.crt", strict.host())), "{hint}");
+    assert!(strict.log().is_empty());
 
     let polite = Registry::start();
     for (body, told) in [
