@@ -108,7 +108,7 @@ expect() {
 }
 
 dry_run() {
-    "$CAPATCH" patch --dry-run --json "$1" "$PROXY/hard:none" | jq --exit-status --raw-output .digest
+    "$CAPATCH" patch --dry-run --quiet --json "$1" "$PROXY/hard:none" | jq --exit-status --raw-output .digest
 }
 
 # worker NUMBER RUNS: one line `KIND HOW CODE TAG` for each run.
