@@ -76,7 +76,7 @@ fi
 
 step "licences, bans and sources" "$TOOLS/cargo-deny" --locked check licenses bans sources
 if timeout 60 "$TOOLS/cargo-deny" fetch db >>"$log" 2>&1; then
-    step "advisories" "$TOOLS/cargo-deny" --locked check --disable-fetch advisories
+    step "advisories" "$TOOLS/cargo-deny" --locked --offline check advisories
 else
     remarks+=("without advisories: their database cannot be reached from here")
 fi
