@@ -150,7 +150,8 @@ async fn answer(
                     return Ok(Some(cached));
                 }
             }
-            let token = fetch(shared, access, realm, service.as_deref(), scopes, credential.as_ref()).await?;
+            let request = request(shared, access, realm, service.as_deref(), scopes, credential.as_ref()).await?;
+            let token = fetch(shared, access, realm, &request, credential.as_ref()).await?;
             let authorization = Authorization::bearer(&token.value)?;
             *slot = Some(token);
             Ok(Some(authorization))
@@ -162,14 +163,12 @@ async fn fetch(
     shared: &Shared,
     access: &Access<'_>,
     realm: &Url,
-    service: Option<&str>,
-    scopes: &[String],
+    request: &Request,
     credential: Option<&Credential>,
 ) -> Result<Token> {
     let place = Origin::of(realm)?;
-    let request = request(shared, access, realm, service, scopes, credential).await?;
     let what = format!("token service {place}");
-    match Box::pin(http::fetch_small(shared, None, &request, shared.options.limits.header(), &what)).await? {
+    match Box::pin(http::fetch_small(shared, None, request, shared.options.limits.header(), &what)).await? {
         Outcome::Success((_, body)) => parse_token(&body)
             .ok_or_else(|| Error::new(Kind::Denied, format!("{}: the answer has no token", redacted(realm)))),
         Outcome::Refused(refusal)
